@@ -1,0 +1,62 @@
+# gnomon: `make demo` shows the whole loop, `make test` checks the whole tree; both set themselves up.
+PYTHON ?= python3
+VENV := .venv
+RECEIVER := .venv-receiver
+PIP := -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint unit bench lock protos clean help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run  ## the whole loop on real data: train, convert, serve, shadow, promote
+	$(VENV)/bin/gnomon demo
+
+test: lint unit  ## lint, types, layers and all tests
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+unit: $(VENV)/.dev $(RECEIVER)/.done
+	$(VENV)/bin/pytest
+
+bench: $(VENV)/.dev  ## requests per second and CPU per request beside a bare grpcio server
+	$(VENV)/bin/python benchmarks/serving.py
+
+protos: $(VENV)/.dev  ## regenerate the stubs from protos/*.proto
+	$(VENV)/bin/python protos/generate.py
+
+# UV names a uv binary; the locks are universal: one file for every supported Python.
+UV ?= uv
+COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group build
+lock:  ## resolve the lock files anew
+	$(COMPILE) pyproject.toml --all-extras --group dev -o locks/dev.lock
+	$(COMPILE) pyproject.toml --all-extras -c locks/dev.lock -o locks/run.lock
+	$(COMPILE) pyproject.toml --extra server -c locks/dev.lock -o locks/server.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group receiver -o locks/receiver.lock
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "gnomon needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: locks/run.lock pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) --require-hashes -r locks/run.lock
+	$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: locks/dev.lock pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) --require-hashes -r locks/dev.lock
+	$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	touch $@ $(VENV)/.run
+
+$(RECEIVER)/.done: locks/receiver.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(RECEIVER)
+	$(RECEIVER)/bin/python $(PIP) --require-hashes -r locks/receiver.lock
+	touch $@
+
+clean:  ## remove both environments and every cache
+	rm -rf $(VENV) $(RECEIVER) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,0 +1,116 @@
+"""The client of the control service: looking at models and their shadows, and changing which version answers."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from gnomon_client.calls import Call
+from gnomon_client.connection import Connection, target_of
+from gnomon_client.headers import Metadata
+from gnomon_client.retries import DEFAULT_RETRIES, Retries
+from gnomon_client.tls import Tls
+from gnomon_protos import control_pb2 as pb
+
+_SERVICE: Final = "/gnomon.v1.Control/"
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Control:
+    """Calls the control service; its answers are the messages of gnomon_protos.control_pb2.
+
+    Every method takes `timeout`, the seconds for all of its attempts together (None: the client's own), and raises the
+    ClientError of the call's status. Looking is tried again while the server is unavailable; a change never is, since
+    it may have been made before the connection broke.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:8003",
+        *,
+        timeout: float | None = 30.0,
+        tls: Tls | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        metadata: Metadata | None = None,
+        actor: str = "",
+    ) -> None:
+        self._connection = Connection(target_of(address, timeout, tls, retries, metadata))
+        # Who the audit names; by default the user and the host of this process.
+        self.actor = actor or _own_name()
+
+    def models(self, model: str = "", *, timeout: float | None = None) -> pb.ListModelsResponse:
+        """Returns all models, or one, with their versions, roles and states."""
+        return self._look("ListModels", pb.ListModelsRequest(model=model), pb.ListModelsResponse, timeout)
+
+    def report(self, model: str, shadow: int = 0, *, timeout: float | None = None) -> pb.Report:
+        """Returns how a shadow compares with its primary; `shadow` may be 0 where there is only one."""
+        return self._look("GetReport", pb.GetReportRequest(model=model, shadow=shadow), pb.Report, timeout)
+
+    def audit(self, model: str = "", limit: int = 100, *, timeout: float | None = None) -> pb.ListAuditResponse:
+        """Returns the latest changes of all models, or of one, newest first."""
+        return self._look("ListAudit", pb.ListAuditRequest(model=model, limit=limit), pb.ListAuditResponse, timeout)
+
+    def shadow(
+        self,
+        model: str,
+        version: int,
+        sample: float = 1.0,
+        off: bool = False,
+        reason: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> pb.RouteChange:
+        """Mirrors a share of a model's requests, in (0, 1], to a version; `off` ends it."""
+        request = pb.SetShadowRequest(
+            model=model, version=version, sample=0.0 if off else sample, off=off, actor=self.actor, reason=reason
+        )
+        return self._change("SetShadow", request, timeout)
+
+    def promote(
+        self, model: str, version: int, force: bool = False, reason: str = "", *, timeout: float | None = None
+    ) -> pb.RouteChange:
+        """Makes a version the primary; without a favourable verdict only with `force` and a reason."""
+        request = pb.PromoteRequest(model=model, version=version, force=force, actor=self.actor, reason=reason)
+        return self._change("Promote", request, timeout)
+
+    def rollback(self, model: str, reason: str = "", *, timeout: float | None = None) -> pb.RouteChange:
+        """Makes the previous primary the primary again."""
+        return self._change("Rollback", pb.RollbackRequest(model=model, actor=self.actor, reason=reason), timeout)
+
+    def close(self) -> None:
+        """Ends the connection; calls in flight fail with Cancelled."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _look(self, method: str, request: Message, answer: type[Answer], timeout: float | None) -> Answer:
+        call: Call[Answer] = Call(f"{_SERVICE}{method}", request, answer, _same)
+        return self._connection.run(call, self._connection.target.attempts(timeout))
+
+    def _change(self, method: str, request: Message, timeout: float | None) -> pb.RouteChange:
+        call: Call[pb.RouteChange] = Call(f"{_SERVICE}{method}", request, pb.RouteChange, _same, repeatable=False)
+        return self._connection.run(call, self._connection.target.attempts(timeout))
+
+
+def _same(message: Any) -> Any:
+    return message
+
+
+def _own_name() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # A process whose user id has no entry, as in many containers.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,1 @@
+"""The gnomon server: frontends that answer, shadow workers that compare, and the control process that owns both."""

@@ -1,0 +1,74 @@
+"""The commands that change a route: shadow, promote, rollback."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from gnomon_server.cli.screen import add_command, add_control, add_json, control, say, say_json
+
+if TYPE_CHECKING:
+    from gnomon_protos import control_pb2
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the commands."""
+    shadow = add_command(
+        subparsers,
+        "shadow",
+        "Mirror a model's requests to a version, or stop it.",
+        "gnomon shadow flights 2 --sample 0.1",
+        run_shadow,
+    )
+    promote = add_command(
+        subparsers,
+        "promote",
+        "Make a version the primary; refused unless the verdict on it says promote.",
+        "gnomon promote flights 2",
+        run_promote,
+    )
+    rollback = add_command(
+        subparsers, "rollback", "Return to the previous primary.", "gnomon rollback flights", run_rollback
+    )
+    for parser in (shadow, promote, rollback):
+        parser.add_argument("model", help="the model")
+        if parser is not rollback:
+            parser.add_argument("version", type=int, help="the version")
+        parser.add_argument("--reason", default="", help="why, for the audit")
+        add_json(parser)
+        add_control(parser)
+    shadow.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="in (0, 1] (default: 1)")
+    shadow.add_argument("--off", action="store_true", help="end the mirroring")
+    promote.add_argument("--force", action="store_true", help="without a favourable verdict; needs --reason")
+
+
+def run_shadow(arguments: argparse.Namespace) -> int:
+    """Mirrors requests to a version, or stops it."""
+    model, version, reason = arguments.model, arguments.version, arguments.reason
+    with control(arguments) as server:
+        change = server.shadow(model, version, sample=arguments.sample, off=arguments.off, reason=reason)
+    return _show(change, arguments)
+
+
+def run_promote(arguments: argparse.Namespace) -> int:
+    """Makes a version the primary."""
+    with control(arguments) as server:
+        change = server.promote(arguments.model, arguments.version, force=arguments.force, reason=arguments.reason)
+    return _show(change, arguments)
+
+
+def run_rollback(arguments: argparse.Namespace) -> int:
+    """Returns to the previous primary."""
+    with control(arguments) as server:
+        change = server.rollback(arguments.model, reason=arguments.reason)
+    return _show(change, arguments)
+
+
+def _show(change: control_pb2.RouteChange, arguments: argparse.Namespace) -> int:
+    from gnomon_server.cli import tables
+
+    if arguments.json:
+        say_json(change)
+    else:
+        say(f"{arguments.model}: {tables.route(change)}")
+    return 0

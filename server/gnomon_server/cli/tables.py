@@ -1,0 +1,162 @@
+"""Tables and sentences from the control API's messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gnomon_protos import control_pb2
+from gnomon_server.cli.screen import styled
+
+STYLES: Final = {
+    "promote": "bold green",
+    "reject": "bold red",
+    "keep watching": "yellow",
+    "ready": "green",
+    "failed": "bold red",
+    "loading": "yellow",
+}
+
+
+def models(statuses: Sequence[control_pb2.ModelStatus]) -> RenderableType:
+    """Returns one line a model."""
+    table = _table("model", "primary", "previous", "shadows", "versions", "state")
+    for status in statuses:
+        shadows = ", ".join(f"{s.version} ({s.sample:.3g} of requests)" for s in status.route.shadows)
+        failed = [str(v.version) for v in status.versions if v.state == "failed"]
+        primary = next((v.state for v in status.versions if v.version == status.route.primary), "loading")
+        state = styled(primary, STYLES) + (f", [bold red]{', '.join(failed)} failed[/]" if failed else "")
+        row = (_number(status.route.primary), _number(status.route.previous), shadows or "-", str(len(status.versions)))
+        table.add_row(escape(status.name), *row, state)
+    return table if statuses else Text("The repository has no model yet: publish one with 'gnomon convert'.")
+
+
+def status(statuses: Iterable[control_pb2.ModelStatus]) -> RenderableType:
+    """Returns one line a version."""
+    table = _table("model", "version", "role", "state", "answered", "failed", "verdict", "digest")
+    for model in statuses:
+        for version in model.versions:
+            state = styled(version.state, STYLES) + (f": {escape(version.reason)}" if version.reason else "")
+            digest = version.digest.removeprefix("sha256:")[:12] or "-"
+            row = (escape(model.name), str(version.version), version.role or "-", state)
+            counts = (f"{version.requests:,}", f"{version.failures:,}")
+            table.add_row(*row, *counts, styled(version.verdict, STYLES) or "-", digest)
+    return table
+
+
+def report(found: control_pb2.Report) -> RenderableType:
+    """Returns everything that is known of a shadow."""
+    verdict = found.verdict
+    head = f"[bold]{escape(found.model)}[/]: version {found.shadow} in the shadow of version {found.primary}"
+    since = f", since {found.since}" if found.since else ""
+    state = f", [bold red]{found.shadow_state}[/]: {escape(found.shadow_reason)}" if found.shadow_reason else ""
+    lines = [
+        f"{head} ({found.sample:.3g} of requests{since}){state}",
+        f"verdict: {styled(verdict.decision, STYLES)}, {escape(verdict.reason)}",
+    ]
+    if verdict.more_requests:
+        lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
+    lines += [agreement(found.agreement), outcomes(found.outcomes)]
+    lines.append(f"run time per request: primary {latency(found.primary_latency)}")
+    lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
+    parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
+    return Group(*parts, outputs(found.outputs)) if found.outputs else Group(*parts)
+
+
+def outputs(found: Iterable[control_pb2.OutputReport]) -> Table:
+    """Returns one line an output."""
+    table = _table("output", "comparator", "tolerance", "rows", "disagree", "share", "mean divergence", "max")
+    for output in found:
+        share = output.disagreements / output.rows if output.rows else 0.0
+        numbers = (f"{output.rows:,}", f"{output.disagreements:,}", f"{share:.2%}")
+        divergence = (f"{output.mean_divergence:.4f}", f"{output.max_divergence:.4f}")
+        table.add_row(escape(output.output), output.comparator, f"{output.tolerance:g}", *numbers, *divergence)
+    return table
+
+
+def agreement(interval: control_pb2.Interval) -> str:
+    """Returns the interval as a sentence."""
+    span = f"between {interval.low:.2%} and {interval.high:.2%}"
+    return f"agreement: {interval.estimate:.2%}, {span} ({interval.method})"
+
+
+def outcomes(found: control_pb2.Outcomes) -> str:
+    """Returns where every selected request went."""
+    parts = {
+        "compared": found.compared,
+        "shadow errors": found.shadow_error,
+        "primary errors": found.primary_error,
+        "timeouts": found.timeout,
+        "dropped": found.dropped,
+        "not comparable": found.not_comparable,
+        "on the way": found.pending,
+    }
+    shown = " + ".join(f"{count:,} {name}" for name, count in parts.items() if count or name == "compared")
+    return f"requests: {found.selected:,} selected = {shown}"
+
+
+def latency(found: control_pb2.Latency) -> str:
+    """Returns a latency as words."""
+    if not found.count:
+        return "not measured yet"
+    return f"mean {seconds(found.mean)}, p50 <= {seconds(found.p50)}, p99 <= {seconds(found.p99)}"
+
+
+def seconds(value: float) -> str:
+    """Returns a duration with a unit that fits."""
+    if math.isinf(value):
+        return "30 s or more"
+    if value < 1e-3:
+        return f"{value * 1e6:,.0f} us"
+    return f"{value * 1e3:,.3g} ms" if value < 1 else f"{value:,.3g} s"
+
+
+def audit(entries: Iterable[control_pb2.AuditEntry]) -> Table:
+    """Returns one line a change, newest first."""
+    table = _table("id", "time", "who", "what", "model", "version", "primary", "why")
+    for entry in entries:
+        what = entry.action + (" (forced)" if entry.forced else "")
+        switch = f"{_number(entry.before.primary)} -> {_number(entry.after.primary)}"
+        moved = switch if entry.before.primary != entry.after.primary else _number(entry.after.primary)
+        row = (str(entry.id), entry.time, escape(entry.actor), what, escape(entry.model), _number(entry.version))
+        table.add_row(*row, moved, escape(entry.reason) or "-")
+    return table
+
+
+def route(change: control_pb2.RouteChange) -> str:
+    """Returns what a change of a route did, as a sentence."""
+    after = change.after
+    parts = [f"primary is version {after.primary}"]
+    if after.previous:
+        parts.append(f"version {after.previous} stays warm for a rollback")
+    parts += [f"version {s.version} shadows {s.sample:.3g} of requests" for s in after.shadows]
+    return "; ".join(parts)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    numbers = (
+        "version",
+        "answered",
+        "failed",
+        "rows",
+        "disagree",
+        "share",
+        "tolerance",
+        "mean divergence",
+        "max",
+        "id",
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def _number(version: int) -> str:
+    return str(version) if version else "-"

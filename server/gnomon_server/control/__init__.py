@@ -1,0 +1,1 @@
+"""The control process: desired state, children, verdicts, promotion and audit."""

@@ -1,0 +1,135 @@
+"""A child process that control owns: started, heard, and started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from gnomon_server.wire.channel import Channel, open_parent
+from gnomon_server.wire.messages import Drain, Drained, FromChild, ToChild
+
+log = logging.getLogger(__name__)
+
+# A child that dies young waits before its next life, longer each time.
+YOUNG_SECONDS: Final = 5.0
+FIRST_DELAY: Final = 0.1
+LONGEST_DELAY: Final = 10.0
+
+
+class Child:
+    """One role in the fleet, over all its lives; belongs to control's event loop.
+
+    `born` is called at the begin of each life and sends the plan; `heard` gets every message; `died` is called once a
+    life is over and everything it said was heard.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        settings: str,
+        born: Callable[[Child], None],
+        heard: Callable[[Child, FromChild], None],
+        died: Callable[[Child], None],
+    ) -> None:
+        self.name = name
+        # Counts the lives; 0 before the first one.
+        self.life = 0
+        self._module = module
+        self._settings = settings
+        self._born, self._heard, self._died = born, heard, died
+        self._channel: Channel[FromChild] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the current life."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Begins the first life."""
+        self._task = asyncio.create_task(self._live(), name=self.name)
+
+    def send(self, message: ToChild) -> None:
+        """Sends a message to the current life; between two lives it is lost, since the next begins with a plan."""
+        if self._channel is not None:
+            self._channel.send(message)
+
+    async def drain(self, grace: float) -> None:
+        """Asks the child to finish its work and end; kills it if it takes longer than twice the grace."""
+        self._stopping = True
+        self.send(Drain(grace))
+        await self._end(2 * grace + 1)
+
+    async def kill(self) -> None:
+        """Ends the child at once."""
+        self._stopping = True
+        self._kill()
+        await self._end(None)
+
+    async def _end(self, seconds: float | None) -> None:
+        if self._task is None:
+            return
+        # Between two lives there is nobody to drain.
+        if self._channel is None and self._process is None:
+            self._task.cancel()
+        done, _ = await asyncio.wait({self._task}, timeout=seconds)
+        if not done:
+            log.warning("%s did not end in time and is killed", self.name)
+            self._kill()
+            await asyncio.wait({self._task})
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_DELAY
+        while not self._stopping:
+            started = loop.time()
+            await self._one_life()
+            if self._stopping:
+                break
+            delay = FIRST_DELAY if loop.time() - started > YOUNG_SECONDS else min(2 * delay, LONGEST_DELAY)
+            log.warning("%s died and starts again in %.1f s", self.name, delay)
+            await asyncio.sleep(delay)
+
+    async def _one_life(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self._module,
+                str(theirs.fileno()),
+                self._settings,
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self._channel = await open_parent(ours)
+        self.life += 1
+        self._born(self)
+        while (message := await self._channel.receive()) is not None:
+            if not isinstance(message, Drained):
+                self._heard(self, message)
+        self._channel.close()
+        self._channel = None
+        await self._process.wait()
+        self._process = None
+        self._died(self)
+
+
+def _environment() -> dict[str, str]:
+    # Threads of numeric libraries would fight the frontends for the cores; models have their own setting.
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -1,0 +1,230 @@
+"""The fleet: frontends and shadow workers, kept in line with the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gnomon_server.config import Settings
+from gnomon_server.control import totals
+from gnomon_server.control.child import Child
+from gnomon_server.control.ledger import Ledger
+from gnomon_server.control.plan import Key, frontend_plan
+from gnomon_server.control.routes import Route
+from gnomon_server.control.worker import Worker
+from gnomon_server.errors import NotReady
+from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
+from gnomon_server.wire.messages import (
+    CallTrace,
+    FromChild,
+    FrontendAck,
+    FrontendPlan,
+    FrontendReport,
+    ShadowTrace,
+    VersionRef,
+    VersionState,
+    WorkerAck,
+    WorkerReport,
+)
+
+log = logging.getLogger(__name__)
+
+Traces = Callable[[Sequence[CallTrace], Sequence[ShadowTrace]], None]
+FRONTEND: Final = "gnomon_server.serving"
+
+
+class Fleet:
+    """Every child of control; belongs to control's event loop."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, traces: Traces) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._traces = traces
+        self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
+        self._frontends = [self._frontend(index) for index in range(settings.workers)]
+        self._workers: dict[Key, Worker] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._routes: Mapping[str, Route] = {}
+        self._refs: Mapping[Key, VersionRef] = {}
+        self._warm: frozenset[Key] = frozenset()
+        self._plan = FrontendPlan(0, ())
+        self._acks: dict[Child, FrontendAck] = {}
+        self._acked = asyncio.Condition()
+        self._reports: dict[Child, FrontendReport] = {}
+        # What frontends counted that are gone.
+        self._departed = FrontendReport((), (), (), (), 0, 0)
+
+    def start(self) -> None:
+        """Starts the frontends; shadow workers start as routes ask for them."""
+        for frontend in self._frontends:
+            frontend.start()
+
+    @property
+    def planned(self) -> bool:
+        """Whether anything was wished yet."""
+        return self._plan.generation > 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether every primary answers in every frontend."""
+        return self._settled(self._plan.generation) and all(
+            self.frontend_state(route.model, route.primary).state == READY
+            for route in self._routes.values()
+            if route.primary
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The living processes by name."""
+        children = [*self._frontends, *(worker.child for worker in self._workers.values())]
+        return {child.name: child.pid for child in children if child.pid is not None}
+
+    @property
+    def queue_depths(self) -> dict[Key, int]:
+        """Requests that wait in each shadow worker."""
+        return {key: worker.queue_depth for key, worker in self._workers.items()}
+
+    @property
+    def counts(self) -> FrontendReport:
+        """What all frontends have counted since control began."""
+        return reduce(totals.added, self._reports.values(), self._departed)
+
+    def wish(
+        self, routes: Mapping[str, Route], refs: Mapping[Key, VersionRef], warm: frozenset[Key] = frozenset()
+    ) -> int:
+        """Sets what should be; returns the generation that `settled` waits for."""
+        self._routes, self._refs, self._warm = routes, refs, warm
+        self._adjust_workers()
+        return self._replan()
+
+    async def settled(self, generation: int, seconds: float) -> None:
+        """Waits until every frontend has made a generation true; raises NotReady if that takes too long."""
+        try:
+            async with self._acked, asyncio.timeout(seconds):
+                await self._acked.wait_for(lambda: self._settled(generation))
+        except TimeoutError:
+            raise NotReady(f"not every frontend followed within {seconds:g} s") from None
+
+    def state(self, model: str, version: int) -> VersionState:
+        """Returns how a version stands where its role needs it: in its shadow worker, or else in the frontends."""
+        worker = self._workers.get((model, version))
+        return worker.state if worker is not None else self.frontend_state(model, version)
+
+    def frontend_state(self, model: str, version: int) -> VersionState:
+        """Returns how a version stands in all frontends together."""
+        states = [
+            state
+            for frontend in self._frontends
+            for state in (self._acks[frontend].versions if frontend in self._acks else ())
+            if (state.model, state.version) == (model, version)
+        ]
+        failed = [state for state in states if state.state == FAILED]
+        if failed:
+            return failed[0]
+        route = self._routes.get(model)
+        wanted = (route is not None and bool(route.role(version))) or (model, version) in self._warm
+        if not wanted:
+            return VersionState(model, version, UNLOADED)
+        if len(states) < len(self._frontends) or any(state.state != READY for state in states):
+            return VersionState(model, version, LOADING)
+        return states[0]
+
+    async def stop(self, grace: float) -> None:
+        """Drains frontends first, then what they handed to the workers; kills what does not end."""
+        await asyncio.gather(*(frontend.drain(grace) for frontend in self._frontends))
+        await asyncio.gather(*(worker.child.drain(grace) for worker in self._workers.values()), *self._retiring)
+        self._folder.cleanup()
+
+    def _settled(self, generation: int) -> bool:
+        return all(
+            frontend in self._acks and self._acks[frontend].generation >= generation for frontend in self._frontends
+        )
+
+    def _replan(self) -> int:
+        feeds = {key: worker.feed for key, worker in self._workers.items() if worker.feed is not None}
+        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, self._warm)
+        if plan != self._plan or not plan.generation:
+            self._plan = msgspec.structs.replace(plan, generation=self._plan.generation + 1)
+            for frontend in self._frontends:
+                frontend.send(self._plan)
+        return self._plan.generation
+
+    def _adjust_workers(self) -> None:
+        wanted = {
+            (route.model, version)
+            for route in self._routes.values()
+            for version in route.shadows
+            if (route.model, version) in self._refs
+        }
+        for key in wanted - self._workers.keys():
+            worker = Worker(self._refs[key], Path(self._folder.name), self._settings.mirror, self)
+            self._workers[key] = worker
+            worker.child.start()
+        for key in self._workers.keys() - wanted:
+            task = asyncio.create_task(self._retire(self._workers.pop(key)))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, worker: Worker) -> None:
+        """Ends a worker once no frontend feeds it any more, so that what was handed over is still compared."""
+        try:
+            await self.settled(self._plan.generation, self._settings.grace)
+        except NotReady as error:
+            log.warning("%s: %s", worker.child.name, error)
+        await worker.child.drain(self._settings.grace)
+
+    def _frontend(self, index: int) -> Child:
+        settings = msgspec.json.encode(self._settings).decode()
+        return Child(f"frontend-{index}", FRONTEND, settings, self._born, self._heard, self._died)
+
+    def _born(self, frontend: Child) -> None:
+        if self._plan.generation:
+            frontend.send(self._plan)
+
+    def _heard(self, frontend: Child, message: FromChild) -> None:
+        if isinstance(message, FrontendAck):
+            self._acks[frontend] = message
+            self._notify()
+        elif isinstance(message, FrontendReport):
+            self._reports[frontend] = message
+            self._ledger.frontend_reported(_identity(frontend), message.feeds)
+            self._traces(message.traces, ())
+
+    def _died(self, frontend: Child) -> None:
+        self._acks.pop(frontend, None)
+        report = self._reports.pop(frontend, None)
+        if report is not None:
+            self._departed = totals.added(self._departed, report)
+        self._ledger.frontend_ended(_identity(frontend))
+
+    def worker_heard(self, message: FromChild) -> None:
+        """Takes what a shadow worker says."""
+        if isinstance(message, WorkerAck):
+            self._replan()
+        elif isinstance(message, WorkerReport):
+            self._ledger.worker_reported(message.epoch, message.pairs)
+            self._traces((), message.traces)
+
+    def worker_ended(self, epoch: str) -> None:
+        """Takes that a life of a shadow worker is over, after its last message."""
+        self._ledger.epoch_ended(epoch)
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self._acked:
+                self._acked.notify_all()
+
+        task = asyncio.create_task(notify())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+
+def _identity(frontend: Child) -> str:
+    return f"{frontend.name}/{frontend.life}"

@@ -1,0 +1,231 @@
+"""The changes of routes: checked, made ready in the fleet, stored with the audit in one transaction, then applied."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from gnomon_protos import control_pb2
+from gnomon_server.config import Settings
+from gnomon_server.control import reports
+from gnomon_server.control.comparison import Pair
+from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.ledger import Ledger
+from gnomon_server.control.plan import Key
+from gnomon_server.control.routes import Route
+from gnomon_server.control.store import AuditEntry, Store
+from gnomon_server.control.verdict import PROMOTE
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.models.lifecycle import READY
+from gnomon_server.models.requests import quoted
+from gnomon_server.models.sources import Source
+from gnomon_server.wire.messages import VersionRef
+
+log = logging.getLogger(__name__)
+
+# Seconds for all frontends to load a version or to switch to it.
+LOAD_SECONDS: Final = 120.0
+SWITCH_SECONDS: Final = 10.0
+# Who the audit names for what the server does by itself.
+SERVER: Final = "gnomon"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a route that was made."""
+
+    before: Route
+    after: Route
+    # What a promotion rests on.
+    evidence: control_pb2.Report | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who asks for a change, and why."""
+
+    model: str
+    actor: str
+    reason: str
+
+
+class Operations:
+    """Desired state and its changes, one at a time; belongs to control's event loop."""
+
+    def __init__(self, settings: Settings, store: Store, ledger: Ledger, fleet: Fleet, source: Source) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._fleet = fleet
+        self._source = source
+        self._lock = asyncio.Lock()
+        self._routes = store.routes()
+        self._refs: dict[Key, VersionRef] = {}
+        # Versions whose digest is in the store.
+        self._remembered: set[Key] = set()
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The route of every model, by name."""
+        return self._routes
+
+    def versions(self, model: str) -> list[int]:
+        """Returns the versions of a model that are there, and those that have a role."""
+        route = self._routes.get(model)
+        roles = {route.primary, route.previous, *route.shadows} - {0} if route else set()
+        return sorted(roles | {version for name, version in self._refs if name == model})
+
+    async def look(self) -> None:
+        """Looks at the repository and takes in what appeared or vanished; raises GnomonError if it cannot be read."""
+        found = await asyncio.to_thread(self._source.versions)
+        async with self._lock:
+            seen = {(ref.model, ref.version): ref for ref in found}
+            if seen.keys() == self._refs.keys() and self._fleet.planned:
+                return
+            self._discover(seen)
+            self._fleet.wish(self._routes, self._refs)
+
+    async def shadow(self, request: Request, version: int, sample: float) -> Change:
+        """Mirrors a share of the model's requests to a version."""
+        async with self._lock:
+            before = self.route(request.model)
+            self._known(request.model, version)
+            after = before.shadowed(version, sample)
+            return await self._switch(before, after, AuditEntry(request.actor, "shadow", version, request.reason))
+
+    async def unshadow(self, request: Request, version: int) -> Change:
+        """Ends the mirroring to a version."""
+        async with self._lock:
+            before = self.route(request.model)
+            after = before.unshadowed(version)
+            return await self._switch(before, after, AuditEntry(request.actor, "shadow", version, request.reason))
+
+    async def promote(self, request: Request, version: int, force: bool) -> Change:
+        """Makes a version the primary once it is warm in every frontend.
+
+        Raises Refused without a favourable verdict unless forced, and where the version cannot be loaded.
+        """
+        async with self._lock:
+            before = self.route(request.model)
+            self._known(request.model, version)
+            after = before.promoted(version)
+            evidence = self.report(request.model, version) if version in before.shadows else None
+            self._check_evidence(request, version, force, evidence)
+            await self._warm(request.model, version)
+            evidence = self.report(request.model, version) if evidence is not None else None
+            stored = reports.to_json(evidence) if evidence is not None else ""
+            entry = AuditEntry(request.actor, "promote", version, request.reason, force, stored)
+            return replace(await self._switch(before, after, entry), evidence=evidence)
+
+    async def rollback(self, request: Request) -> Change:
+        """Makes the previous primary the primary again."""
+        async with self._lock:
+            before = self.route(request.model)
+            after = before.rolled_back()
+            await self._warm(request.model, after.primary)
+            entry = AuditEntry(request.actor, "rollback", after.primary, request.reason)
+            return await self._switch(before, after, entry)
+
+    def report(self, model: str, shadow: int = 0) -> control_pb2.Report:
+        """Returns how a shadow compares with the primary; 0 is the only shadow. Raises NotFound or InvalidRequest."""
+        route = self.route(model)
+        if not shadow:
+            if len(route.shadows) != 1:
+                shown = sorted(route.shadows) or "none"
+                raise InvalidRequest(f"model '{model}': name one of its shadows: {shown}")
+            (shadow,) = route.shadows
+        comparison = self._ledger.totals(Pair(model, route.primary, shadow))
+        if shadow not in route.shadows and comparison.since is None:
+            shown = sorted(route.shadows)
+            raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected one of {shown}")
+        state = self._fleet.state(model, shadow)
+        return reports.report(comparison, route, self._settings.policy_of(model), state)
+
+    def remember_digests(self) -> None:
+        """Stores the digest of every version that is ready, so that it can never change unseen."""
+        for key in self._refs.keys() - self._remembered:
+            state = self._fleet.state(*key)
+            if state.state == READY:
+                self._store.remember_digest(*key, state.digest)
+                self._remembered.add(key)
+
+    def route(self, model: str) -> Route:
+        """Returns the route of a model; raises NotFound."""
+        if model not in self._routes:
+            raise NotFound(f"model {quoted(model)} not found: expected one of {sorted(self._routes)}")
+        return self._routes[model]
+
+    def _known(self, model: str, version: int) -> None:
+        if (model, version) not in self._refs:
+            expected = [number for name, number in sorted(self._refs) if name == model]
+            raise NotFound(f"model '{model}': version '{version}' not found: expected one of {expected}")
+
+    def _check_evidence(self, request: Request, version: int, force: bool, evidence: control_pb2.Report | None) -> None:
+        if force:
+            if not request.reason:
+                raise InvalidRequest("promote: force needs a reason, which the audit keeps")
+            return
+        where = f"model '{request.model}' version '{version}'"
+        if evidence is None:
+            raise Refused(f"{where} is not a shadow and has no verdict: shadow it first, or force with a reason")
+        verdict = evidence.verdict
+        if verdict.decision != PROMOTE:
+            raise Refused(f"{where}: the verdict is '{verdict.decision}', {verdict.reason}")
+
+    async def _warm(self, model: str, version: int) -> None:
+        """Has a version loaded in every frontend beside what serves; raises Refused if one cannot."""
+        generation = self._fleet.wish(self._routes, self._refs, frozenset({(model, version)}))
+        try:
+            await self._fleet.settled(generation, LOAD_SECONDS)
+            state = self._fleet.frontend_state(model, version)
+            if state.state != READY:
+                raise Refused(f"model '{model}' version '{version}' cannot be served: {state.reason or state.state}")
+        except GnomonError:
+            self._fleet.wish(self._routes, self._refs)
+            raise
+
+    async def _switch(self, before: Route, after: Route, entry: AuditEntry) -> Change:
+        self._store.change(after, entry)
+        self._routes = {**self._routes, after.model: after}
+        generation = self._fleet.wish(self._routes, self._refs)
+        try:
+            await self._fleet.settled(generation, SWITCH_SECONDS)
+        except NotReady as error:
+            # It is stored and on its way: a frontend that is late finds it as its newest plan.
+            log.warning("model '%s': %s", after.model, error)
+        return Change(before, after)
+
+    def _discover(self, seen: dict[Key, VersionRef]) -> None:
+        """Takes in the versions that are on disk now; what answers stays, even if its folder has gone."""
+        held = {
+            (route.model, version) for route in self._routes.values() for version in (route.primary, route.previous)
+        }
+        kept = {key: ref for key, ref in self._refs.items() if key in held}
+        known = {key: ref for key, ref in self._refs.items() if key in seen}
+        digests = self._store.digests()
+        fresh = {
+            key: msgspec.structs.replace(ref, digest=digests.get(key, ""))
+            for key, ref in seen.items()
+            if key not in known
+        }
+        self._refs = {**kept, **known, **fresh}
+        for model in sorted({name for name, _ in seen} | self._routes.keys()):
+            before = self._routes.get(model, Route(model))
+            here = frozenset(version for name, version in seen if name == model)
+            gone = (before.shadows.keys() | before.idle) - here
+            self._store_discovery(before, before.vanished(frozenset(gone)))
+            before = self._routes.get(model, before)
+            self._store_discovery(before, before.discovered(here))
+
+    def _store_discovery(self, before: Route, after: Route) -> None:
+        if after == before:
+            return
+        version = max(after.shadows, default=after.primary)
+        entry = AuditEntry(SERVER, "discover", version, "the repository changed")
+        self._store.change(after, entry)
+        self._routes = {**self._routes, after.model: after}

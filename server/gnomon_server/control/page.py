@@ -1,0 +1,154 @@
+"""The page: models, their shadows and the latest changes as one HTML document, made from the API's own messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from gnomon_protos import control_pb2
+
+STYLE: Final = """
+:root{color-scheme:light dark;--bg:#f6f5f1;--card:#fff;--ink:#1f2328;--soft:#6b7078;--line:#dddad2;--good:#1a7f4b;
+--bad:#b3261e;--wait:#946200;--bar:#e7e4dc}
+@media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e8e6e1;--soft:#9aa0a8;--line:#33373d;
+--good:#4cc38a;--bad:#ff8a80;--wait:#e5b454;--bar:#2c3036}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);
+font:15px/1.5 system-ui,sans-serif;font-variant-numeric:tabular-nums}
+main{max-width:980px;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.3rem;margin:0 0 1.5rem}
+h1 small{font-weight:400;color:var(--soft)}h2{font-size:1.1rem;margin:0 0 .75rem}h3{font-size:1rem;margin:0 0 .5rem}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.1rem 1.25rem;
+margin:0 0 1.25rem}
+article{border-top:1px solid var(--line);margin-top:1rem;padding-top:1rem}
+table{border-collapse:collapse;width:100%}th{color:var(--soft);font-weight:500;text-align:left}
+td,th{padding:.25rem .75rem .25rem 0;vertical-align:top}td.n,th.n{text-align:right}
+.scroll{overflow-x:auto}p{margin:.4rem 0}.soft{color:var(--soft)}
+.promote,.ready{color:var(--good)}.reject,.failed{color:var(--bad)}.keep,.loading{color:var(--wait)}
+.verdict{font-weight:600}.bar{position:relative;height:10px;border-radius:5px;background:var(--bar);margin:.5rem 0}
+.bar i{position:absolute;top:0;bottom:0;border-radius:5px;background:currentColor;opacity:.45}
+.bar b{position:absolute;top:-3px;bottom:-3px;width:2px;background:currentColor}
+footer{color:var(--soft);font-size:.85rem}a{color:inherit}
+"""
+# Replaces what is shown every two seconds; a server that is away is said, and tried again.
+SCRIPT: Final = """
+setInterval(async()=>{try{const r=await fetch(location.href);const d=new DOMParser().parseFromString(await r.text(),
+'text/html');document.querySelector('main').replaceWith(d.querySelector('main'));}
+catch{document.querySelector('#live').textContent='no answer from the server';}},2000);
+"""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows."""
+
+    models: Sequence[control_pb2.ModelStatus]
+    reports: Sequence[control_pb2.Report]
+    audit: Sequence[control_pb2.AuditEntry]
+
+
+def render(view: View) -> str:
+    """Returns the HTML document; everything that came from outside is escaped."""
+    models = "".join(_model(model, [r for r in view.reports if r.model == model.name]) for model in view.models)
+    empty = "<section><p>No model in the repository yet. <code>gnomon convert</code> puts one there.</p></section>"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>gnomon</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><main>"
+        '<h1>gnomon <small id="live">models and their shadows, live</small></h1>'
+        f"{models or empty}{_audit(view.audit)}"
+        '<footer><a href="/metrics">metrics</a> · <a href="/readyz">readiness</a></footer>'
+        f"</main><script>{SCRIPT}</script></body></html>"
+    )
+
+
+def _model(model: control_pb2.ModelStatus, reports: Sequence[control_pb2.Report]) -> str:
+    rows = "".join(_version(version) for version in model.versions)
+    return (
+        f"<section><h2>{escape(model.name)}</h2><div class=scroll><table><tr><th>version<th>role<th>state"
+        f"<th class=n>answered<th class=n>failed</tr>{rows}</table></div>"
+        f"{''.join(map(_report, reports))}</section>"
+    )
+
+
+def _version(version: control_pb2.VersionStatus) -> str:
+    reason = f" <span class=soft>{escape(version.reason)}</span>" if version.reason else ""
+    return (
+        f"<tr><td>{version.version}<td>{escape(version.role) or '-'}"
+        f'<td><span class="{escape(version.state)}">{escape(version.state)}</span>{reason}'
+        f"<td class=n>{version.requests:,}<td class=n>{version.failures:,}</tr>"
+    )
+
+
+def _report(report: control_pb2.Report) -> str:
+    kind = report.verdict.decision.split(" ", maxsplit=1)[0]
+    outputs = "".join(
+        f"<tr><td>{escape(o.output)}<td>{escape(o.comparator)}<td class=n>{o.rows:,}<td class=n>{o.disagreements:,}"
+        f"<td class=n>{o.mean_divergence:.4f}<td class=n>{o.max_divergence:.4f}</tr>"
+        for o in report.outputs
+    )
+    table = (
+        "<div class=scroll><table><tr><th>output<th>comparator<th class=n>rows<th class=n>disagree"
+        f"<th class=n>mean divergence<th class=n>max</tr>{outputs}</table></div>"
+        if outputs
+        else ""
+    )
+    return (
+        f"<article><h3>version {report.shadow} in the shadow of version {report.primary} "
+        f"<span class=soft>({report.sample:.0%} of requests)</span></h3>"
+        f'<p><span class="verdict {kind}">{escape(report.verdict.decision)}</span>: {escape(report.verdict.reason)}</p>'
+        f"{_bar(report.agreement, kind)}"
+        f"<p>Agreement {report.agreement.estimate:.2%}, interval {report.agreement.low:.2%} to "
+        f"{report.agreement.high:.2%} <span class=soft>({escape(report.agreement.method)})</span></p>"
+        f"<p>{_outcomes(report.outcomes)}</p>"
+        f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
+        f"shadow, in batches, {_latency(report.shadow_latency)}</p>{table}</article>"
+    )
+
+
+def _outcomes(outcomes: control_pb2.Outcomes) -> str:
+    parts = {
+        "compared": outcomes.compared,
+        "shadow errors": outcomes.shadow_error,
+        "primary errors": outcomes.primary_error,
+        "timeouts": outcomes.timeout,
+        "dropped": outcomes.dropped,
+        "not comparable": outcomes.not_comparable,
+        "on the way": outcomes.pending,
+    }
+    shown = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
+    return f"{outcomes.selected:,} requests selected" + (f": {shown}" if shown else "")
+
+
+def _bar(interval: control_pb2.Interval, kind: str) -> str:
+    low, high = interval.low * 100, interval.high * 100
+    return (
+        f'<div class="bar {kind}" role=img aria-label="agreement between {low:.1f} and {high:.1f} percent">'
+        f'<i style="left:{low:.2f}%;width:{max(0.3, high - low):.2f}%"></i>'
+        f'<b style="left:{interval.estimate * 100:.2f}%"></b></div>'
+    )
+
+
+def _latency(latency: control_pb2.Latency) -> str:
+    if not latency.count:
+        return "not measured yet"
+    return f"mean {_time(latency.mean)}, p50 ≤ {_time(latency.p50)}, p99 ≤ {_time(latency.p99)}"
+
+
+def _time(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "30 s or more"
+    return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
+
+
+def _audit(entries: Iterable[control_pb2.AuditEntry]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(e.time)}<td>{escape(e.actor)}<td>{escape(e.action)}{' (forced)' if e.forced else ''}"
+        f"<td>{escape(e.model)} {e.version or ''}<td>{escape(e.reason)}</tr>"
+        for e in entries
+    )
+    if not rows:
+        return ""
+    heads = "<tr><th>time<th>who<th>what<th>version<th>why</tr>"
+    return f"<section><h2>Changes</h2><div class=scroll><table>{heads}{rows}</table></div></section>"

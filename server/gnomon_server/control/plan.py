@@ -1,0 +1,49 @@
+"""The plan of a frontend: pure functions from the desired state to the whole wish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gnomon_server.control.routes import Route
+from gnomon_server.wire.messages import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
+
+# (model, version)
+Key = tuple[str, int]
+
+
+def frontend_plan(
+    generation: int,
+    routes: Mapping[str, Route],
+    refs: Mapping[Key, VersionRef],
+    feeds: Mapping[Key, ShadowFeed],
+    warm: frozenset[Key] = frozenset(),
+) -> FrontendPlan:
+    """Returns the plan for every frontend.
+
+    A version is loaded if it is primary, previous or to be warm for a promotion, and on disk; a shadow is mirrored to
+    once its worker has been ready.
+    """
+    return FrontendPlan(
+        generation,
+        tuple(_model_plan(route, refs, feeds, warm) for _, route in sorted(routes.items()) if route.primary),
+    )
+
+
+def _model_plan(
+    route: Route, refs: Mapping[Key, VersionRef], feeds: Mapping[Key, ShadowFeed], warm: frozenset[Key]
+) -> ModelPlan:
+    answering = {route.primary, route.previous} | {version for model, version in warm if model == route.model}
+    return ModelPlan(
+        name=route.model,
+        primary=route.primary,
+        versions=tuple(refs[route.model, version] for version in sorted(answering) if (route.model, version) in refs),
+        shadows=tuple(
+            _with_sample(feeds[route.model, version], sample)
+            for version, sample in sorted(route.shadows.items())
+            if (route.model, version) in feeds
+        ),
+    )
+
+
+def _with_sample(feed: ShadowFeed, sample: float) -> ShadowFeed:
+    return ShadowFeed(feed.model, feed.version, sample, feed.address, feed.epoch)

@@ -1,0 +1,101 @@
+"""The route of a model: which version has which role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gnomon_server.errors import InvalidRequest, NotFound, Refused
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who has which role for one model; every change is a new value with the next generation."""
+
+    model: str
+    generation: int = 0
+    # 0: none.
+    primary: int = 0
+    # The version that rollback returns to; 0: none.
+    previous: int = 0
+    # Version to share of mirrored requests, in (0, 1].
+    shadows: dict[int, float] = field(default_factory=dict)
+    # Versions that have no role; they do not become shadows by themselves again.
+    idle: frozenset[int] = frozenset()
+
+    def role(self, version: int) -> str:
+        """Returns "primary", "previous", "shadow" or "" for a version."""
+        if version == self.primary:
+            return "primary"
+        if version == self.previous:
+            return "previous"
+        return "shadow" if version in self.shadows else ""
+
+    def discovered(self, versions: frozenset[int]) -> Route:
+        """Returns the route after versions appeared on disk.
+
+        The first version of a model becomes its primary; one that appears beside a primary begins as a shadow of all
+        requests, whatever its number, because only a promotion makes a version meet users.
+        """
+        unknown = versions - self.idle - self.shadows.keys() - {self.primary, self.previous}
+        if not unknown:
+            return self
+        primary = self.primary or min(unknown)
+        shadows = self.shadows | dict.fromkeys(sorted(unknown - {primary}), 1.0)
+        return self._next(primary=primary, shadows=shadows)
+
+    def vanished(self, versions: frozenset[int]) -> Route:
+        """Returns the route after versions left the disk; a primary or previous one keeps its role, loaded as it is."""
+        shadows = {version: sample for version, sample in self.shadows.items() if version not in versions}
+        idle = self.idle - versions
+        if shadows == self.shadows and idle == self.idle:
+            return self
+        return self._next(shadows=shadows, idle=idle)
+
+    def shadowed(self, version: int, sample: float) -> Route:
+        """Returns the route with a version as shadow of a share of the requests."""
+        if not 0 < sample <= 1:
+            raise InvalidRequest(f"model '{self.model}': sample: expected a share in (0, 1], received {sample:g}")
+        if version == self.primary:
+            raise Refused(f"model '{self.model}' version '{version}' is the primary and cannot shadow itself")
+        previous = 0 if version == self.previous else self.previous
+        return self._next(previous=previous, shadows={**self.shadows, version: sample}, idle=self.idle - {version})
+
+    def unshadowed(self, version: int) -> Route:
+        """Returns the route without a shadow."""
+        if version not in self.shadows:
+            shadows = sorted(self.shadows)
+            raise NotFound(f"model '{self.model}' version '{version}' is not a shadow: expected one of {shadows}")
+        return self._next(shadows=self._without(version), idle=self.idle | {version})
+
+    def promoted(self, version: int) -> Route:
+        """Returns the route with a version as primary; the old primary stays warm for a rollback."""
+        if version == self.primary:
+            raise Refused(f"model '{self.model}' version '{version}' is the primary already")
+        idle = (self.idle | ({self.previous} if self.previous else set())) - {version}
+        return self._next(primary=version, previous=self.primary, shadows=self._without(version), idle=idle)
+
+    def rolled_back(self) -> Route:
+        """Returns the route with the previous primary as primary again; the other one must prove itself anew."""
+        if not self.previous:
+            raise Refused(f"model '{self.model}' has no previous version to roll back to")
+        shadows = {**self.shadows, self.primary: 1.0}
+        return self._next(primary=self.previous, previous=0, shadows=shadows)
+
+    def _next(
+        self,
+        primary: int | None = None,
+        previous: int | None = None,
+        shadows: dict[int, float] | None = None,
+        idle: frozenset[int] | None = None,
+    ) -> Route:
+        return replace(
+            self,
+            generation=self.generation + 1,
+            primary=self.primary if primary is None else primary,
+            previous=self.previous if previous is None else previous,
+            shadows=self.shadows if shadows is None else shadows,
+            idle=self.idle if idle is None else idle,
+        )
+
+    def _without(self, version: int) -> dict[int, float]:
+        return {other: sample for other, sample in self.shadows.items() if other != version}

@@ -1,0 +1,156 @@
+"""The control process's life: open the store, start the children, serve, flush, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gnomon_server.config import Settings
+from gnomon_server.control import service, snapshots
+from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.ledger import Ledger
+from gnomon_server.control.operations import Operations
+from gnomon_server.control.page import View
+from gnomon_server.control.ports import SharedPort
+from gnomon_server.control.service import ControlService
+from gnomon_server.control.store.sqlite import SqliteStore
+from gnomon_server.control.web import Web
+from gnomon_server.errors import GnomonError
+from gnomon_server.models.sources import source
+from gnomon_server.telemetry import Snapshot, Telemetry
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS: Final = 1.0
+START_SECONDS: Final = 120.0
+SHOWN_CHANGES: Final = 10
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server that is ready can be reached."""
+
+    grpc: str
+    http: str
+    control: str
+
+
+class Server:
+    """One server: control itself and everything that it owns."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._since_ns = time.time_ns()
+
+    async def run(self, ready: Callable[[Addresses], None]) -> None:
+        """Serves until SIGTERM or SIGINT; calls `ready` once every frontend answers. Raises GnomonError if it cannot begin.
+
+        Ends in the reverse order: refuse, drain calls, drain the mirror, flush tallies, close, flush telemetry.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            await self._start(stack, ready)
+            await self._stop.wait()
+
+    async def _start(self, stack: AsyncExitStack, ready: Callable[[Addresses], None]) -> None:
+        settings = self._settings
+        models = source(settings.repository)
+        models.versions()
+        port = SharedPort(settings.grpc)
+        stack.callback(port.close)
+        store = SqliteStore(Path(settings.state))
+        stack.callback(store.close)
+        telemetry = Telemetry.from_environment(os.environ, version("gnomon"))
+        stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
+        ledger = Ledger.restore(store.tallies())
+        children = msgspec.structs.replace(settings, grpc=port.address)
+        fleet = Fleet(children, ledger, telemetry.record)
+        operations = Operations(settings, store, ledger, fleet, models)
+        control = ControlService(operations, fleet, store)
+
+        def snapshot() -> Snapshot:
+            return snapshots.snapshot(self._since_ns, fleet, ledger, operations)
+
+        def view() -> View:
+            return View(control.statuses(), control.reports(), control.changes("", SHOWN_CHANGES))
+
+        web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
+        stack.push_async_callback(_flush, store, ledger, operations)
+        stack.push_async_callback(fleet.stop, settings.grace)
+        stack.push_async_callback(web.stop)
+        http_port = await web.start(settings.http)
+        server, control_port = await service.serve(control, settings.control)
+        stack.push_async_callback(server.stop, 1.0)
+        telemetry.start(_threadsafe(asyncio.get_running_loop(), snapshot))
+        fleet.start()
+        await operations.look()
+        await self._settle(fleet)
+        stack.enter_context(_Task(self._keep(operations, store, ledger)))
+        if not self._stop.is_set():
+            http, rpc = settings.http.rpartition(":")[0], settings.control.rpartition(":")[0]
+            ready(Addresses(port.address, f"{http}:{http_port}", f"{rpc}:{control_port}"))
+
+    async def _settle(self, fleet: Fleet) -> None:
+        """Waits until the frontends have made the first plan true, or the server is told to stop."""
+        stopped = asyncio.create_task(self._stop.wait())
+        settled = asyncio.create_task(fleet.settled(1, START_SECONDS))
+        await asyncio.wait({stopped, settled}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if settled.done():
+            settled.result()
+        else:
+            settled.cancel()
+
+    async def _keep(self, operations: Operations, store: SqliteStore, ledger: Ledger) -> None:
+        """Looks at the repository and flushes tallies, for ever; what fails is said and tried again."""
+        looked = 0.0
+        while True:
+            await asyncio.sleep(min(FLUSH_SECONDS, self._settings.poll))
+            try:
+                if time.monotonic() - looked >= self._settings.poll:
+                    looked = time.monotonic()
+                    await operations.look()
+                await _flush(store, ledger, operations)
+            except GnomonError as error:
+                log.error("%s", error)
+
+
+class _Task:
+    """A task that lives as long as the block that owns it."""
+
+    def __init__(self, work: Coroutine[None, None, None]) -> None:
+        self._task = asyncio.create_task(work)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._task.cancel()
+
+
+async def _flush(store: SqliteStore, ledger: Ledger, operations: Operations) -> None:
+    operations.remember_digests()
+    store.save_tallies(ledger.comparisons())
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, collect: Callable[[], Snapshot]) -> Callable[[], Snapshot]:
+    """Returns a function that collects on the loop, for the exporter's thread."""
+
+    async def collected() -> Snapshot:
+        return collect()
+
+    return lambda: asyncio.run_coroutine_threadsafe(collected(), loop).result(timeout=10)

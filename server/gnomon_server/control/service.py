@@ -1,0 +1,173 @@
+"""The methods of gnomon.v1.Control over grpcio: looking at models and changing their routes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from gnomon_protos import control_pb2, control_pb2_grpc
+from gnomon_server.control import reports
+from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.operations import Change, Operations, Request
+from gnomon_server.control.routes import Route
+from gnomon_server.control.store import AuditRecord, Store
+from gnomon_server.errors import GnomonError, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+Method = Callable[[Any, Any, Any], Awaitable[Answer]]
+MAX_AUDIT = 1000
+
+
+def _mapped(method: Method[Answer]) -> Method[Answer]:
+    """Ends a call with the status of the error that the method raises; an unknown one tells the client nothing."""
+
+    @functools.wraps(method)
+    async def mapped(self: Any, request: Any, context: Any) -> Answer:
+        try:
+            return await method(self, request, context)
+        except GnomonError as error:
+            await context.abort(grpc.StatusCode[error.status], str(error)[:1024])
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        raise AssertionError("abort raises")
+
+    return mapped
+
+
+class ControlService(control_pb2_grpc.ControlServicer):
+    """Answers on control's event loop."""
+
+    def __init__(self, operations: Operations, fleet: Fleet, store: Store) -> None:
+        self._operations = operations
+        self._fleet = fleet
+        self._store = store
+
+    @_mapped
+    async def ListModels(  # noqa: N802 - the method's name in the proto
+        self, request: control_pb2.ListModelsRequest, _: Any
+    ) -> control_pb2.ListModelsResponse:
+        """Returns every model with its versions, their roles and states."""
+        if request.model:
+            self._operations.route(request.model)
+        return control_pb2.ListModelsResponse(models=self.statuses(request.model))
+
+    @_mapped
+    async def GetReport(self, request: control_pb2.GetReportRequest, _: Any) -> control_pb2.Report:  # noqa: N802
+        """Returns how a shadow compares with its primary."""
+        return self._operations.report(request.model, request.shadow)
+
+    @_mapped
+    async def SetShadow(self, request: control_pb2.SetShadowRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
+        """Starts, changes or ends the mirroring of a model's requests to a version."""
+        if request.off:
+            return _change(await self._operations.unshadow(_request(request), request.version))
+        return _change(await self._operations.shadow(_request(request), request.version, request.sample))
+
+    @_mapped
+    async def Promote(self, request: control_pb2.PromoteRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
+        """Makes a version the primary."""
+        return _change(await self._operations.promote(_request(request), request.version, request.force))
+
+    @_mapped
+    async def Rollback(self, request: control_pb2.RollbackRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
+        """Makes the previous primary the primary again."""
+        return _change(await self._operations.rollback(_request(request)))
+
+    @_mapped
+    async def ListAudit(  # noqa: N802
+        self, request: control_pb2.ListAuditRequest, _: Any
+    ) -> control_pb2.ListAuditResponse:
+        """Returns what was changed, newest first."""
+        if request.limit < 0:
+            raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
+        return control_pb2.ListAuditResponse(entries=self.changes(request.model, min(request.limit or 100, MAX_AUDIT)))
+
+    def statuses(self, model: str = "") -> list[control_pb2.ModelStatus]:
+        """Returns the status of one model or, without a name, of all."""
+        routes = sorted(self._operations.routes.items())
+        return [self._status(route) for name, route in routes if model in ("", name)]
+
+    def reports(self) -> list[control_pb2.Report]:
+        """Returns how every shadow compares with its primary."""
+        routes = sorted(self._operations.routes.items())
+        return [self._operations.report(name, shadow) for name, route in routes for shadow in sorted(route.shadows)]
+
+    def changes(self, model: str, limit: int) -> list[control_pb2.AuditEntry]:
+        """Returns the latest changes of one model or, without a name, of all; newest first."""
+        return [_entry(record) for record in self._store.audit(model, limit)]
+
+    def _status(self, route: Route) -> control_pb2.ModelStatus:
+        return control_pb2.ModelStatus(
+            name=route.model,
+            route=_route(route),
+            versions=[self._version(route, version) for version in self._operations.versions(route.model)],
+        )
+
+    def _version(self, route: Route, version: int) -> control_pb2.VersionStatus:
+        state = self._fleet.state(route.model, version)
+        counts = [c for c in self._fleet.counts.inferences if (c.model, c.version) == (route.model, version)]
+        requests = sum(sum(count.durations.counts) for count in counts)
+        failures = sum(sum(count.durations.counts) for count in counts if count.error)
+        shadow = version in route.shadows
+        return control_pb2.VersionStatus(
+            version=version,
+            role=route.role(version),
+            state=state.state,
+            reason=state.reason,
+            digest=state.digest,
+            requests=requests,
+            failures=failures,
+            verdict=self._operations.report(route.model, version).verdict.decision if shadow else "",
+        )
+
+
+async def serve(service: ControlService, address: str) -> tuple[grpc.aio.Server, int]:
+    """Starts the control API; returns its server and port, raises InvalidRequest if the address cannot be had."""
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    control_pb2_grpc.add_ControlServicer_to_server(service, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise InvalidRequest(f"cannot listen on {address}: in use, or not an address of this host") from None
+    await server.start()
+    return server, port
+
+
+def _request(message: Any) -> Request:
+    return Request(message.model, message.actor or "unknown", message.reason)
+
+
+def _route(route: Route) -> control_pb2.Route:
+    shadows = [control_pb2.Shadow(version=version, sample=s) for version, s in sorted(route.shadows.items())]
+    return control_pb2.Route(
+        generation=route.generation, primary=route.primary, previous=route.previous, shadows=shadows
+    )
+
+
+def _change(change: Change) -> control_pb2.RouteChange:
+    return control_pb2.RouteChange(before=_route(change.before), after=_route(change.after), evidence=change.evidence)
+
+
+def _entry(record: AuditRecord) -> control_pb2.AuditEntry:
+    entry = record.entry
+    return control_pb2.AuditEntry(
+        id=record.id,
+        time=record.time,
+        actor=entry.actor,
+        action=entry.action,
+        model=record.after.model,
+        version=entry.version,
+        reason=entry.reason,
+        forced=entry.forced,
+        before=_route(record.before),
+        after=_route(record.after),
+        evidence=reports.from_json(entry.evidence) if entry.evidence else None,
+    )

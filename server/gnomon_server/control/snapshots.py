@@ -1,0 +1,54 @@
+"""Snapshots: what control knows at one moment, as the telemetry room takes it."""
+
+from __future__ import annotations
+
+import time
+
+from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.ledger import Ledger
+from gnomon_server.control.operations import Operations
+from gnomon_server.telemetry import PairCounts, Snapshot
+
+
+def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations) -> Snapshot:
+    """Returns the counts and states of now; `since_ns` is when the server began, in nanoseconds since the epoch."""
+    counts = fleet.counts
+    routes = operations.routes.values()
+    shadows = [(route.model, version) for route in routes for version in route.shadows]
+    return Snapshot(
+        since_ns=since_ns,
+        time_ns=time.time_ns(),
+        calls=counts.calls,
+        inferences=counts.inferences,
+        pairs=tuple(_pair(row) for row in ledger.comparisons()),
+        queue_depths=fleet.queue_depths,
+        verdicts={key: operations.report(*key).verdict.decision for key in shadows},
+        states={
+            (route.model, version): fleet.state(route.model, version).state
+            for route in routes
+            for version in operations.versions(route.model)
+        },
+        in_flight=counts.in_flight,
+    )
+
+
+def _pair(row: Comparison) -> PairCounts:
+    outcomes = row.outcomes
+    settled = {
+        "compared": outcomes.compared,
+        "shadow_error": outcomes.shadow_error,
+        "primary_error": outcomes.primary_error,
+        "timeout": outcomes.timeout,
+        "dropped": outcomes.dropped,
+        "not_comparable": outcomes.not_comparable,
+    }
+    return PairCounts(
+        model=row.pair.model,
+        shadow=row.pair.shadow,
+        outcomes=settled,
+        disagreeing=row.disagreeing,
+        outputs=row.outputs,
+        shadow_runs=row.shadow_runs,
+        since_ns=int(row.since.timestamp() * 1e9) if row.since else 0,
+    )

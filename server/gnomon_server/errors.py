@@ -1,0 +1,77 @@
+"""The errors that gnomon answers with, each with its gRPC status.
+
+    GnomonError
+    ├── InvalidRequest       INVALID_ARGUMENT     the client's mistake
+    ├── NotFound             NOT_FOUND            no such model or version
+    ├── NotOffered           UNIMPLEMENTED        a feature that this server does not have
+    ├── NotReady             UNAVAILABLE          loading, or the server is shutting down
+    ├── Exhausted            RESOURCE_EXHAUSTED   a limit is reached
+    ├── DeadlineExceeded     DEADLINE_EXCEEDED    the call's time ran out
+    ├── Refused              FAILED_PRECONDITION  a change that the state does not allow
+    │   └── LoadError                             a version that cannot be served
+    └── Internal             INTERNAL             a failure whose detail stays in the log
+
+The status is a name of grpc.StatusCode, kept as text so that only the transports import grpc.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GnomonError(Exception):
+    """Base of all errors with a meaning for the caller; its text is what the caller reads."""
+
+    status: ClassVar[str] = "INTERNAL"
+
+
+class InvalidRequest(GnomonError):
+    """The request is not what the model or the protocol declares."""
+
+    status = "INVALID_ARGUMENT"
+
+
+class NotFound(GnomonError):
+    """The model or version does not exist here."""
+
+    status = "NOT_FOUND"
+
+
+class NotOffered(GnomonError):
+    """A method or feature that this server does not offer."""
+
+    status = "UNIMPLEMENTED"
+
+
+class NotReady(GnomonError):
+    """It exists and cannot answer now; a retry may succeed."""
+
+    status = "UNAVAILABLE"
+
+
+class Exhausted(GnomonError):
+    """A configured limit is reached."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(GnomonError):
+    """The call's time ran out before its work began."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class Refused(GnomonError):
+    """The current state does not allow the change."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class LoadError(Refused):
+    """A version that cannot be served, with the reason."""
+
+
+class Internal(GnomonError):
+    """A failure inside; details are in the log only."""
+
+    status = "INTERNAL"

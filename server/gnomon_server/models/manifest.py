@@ -1,0 +1,89 @@
+"""The manifest of a version: what manifest.json beside the model declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from gnomon_protos import manifest_pb2, tensors
+from gnomon_server.errors import LoadError
+from gnomon_server.models.signature import Signature, TensorSpec
+
+FILE = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one output of a shadow is compared with its primary's."""
+
+    output: str
+    comparator: str
+    parameters: Mapping[str, float]
+    # Greatest divergence of a row, in [0, 1], that still counts as agreement.
+    tolerance: float
+    # For labels: the output that holds the class probabilities by which a tie is recognised.
+    probabilities: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A version's declaration; a version without a manifest has the empty one."""
+
+    model_file: str = "model.onnx"
+    # "sha256:..." or empty if nothing is declared.
+    digest: str = ""
+    signature: Signature | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    golden_inputs: Mapping[str, tensors.Array] = field(default_factory=dict)
+    golden_outputs: Mapping[str, tensors.Array] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Manifest:
+    """Returns the manifest of a version's folder; raises LoadError if there is one that cannot be read."""
+    path = folder / FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return Manifest()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{FILE} cannot be read: {error}") from None
+    try:
+        message = json_format.Parse(text, manifest_pb2.Manifest(), ignore_unknown_fields=True)
+        return _from_message(message)
+    except (json_format.ParseError, tensors.TensorError) as error:
+        raise LoadError(f"{FILE} is not a manifest: {error}") from None
+
+
+def _from_message(message: manifest_pb2.Manifest) -> Manifest:
+    if message.format > FORMAT:
+        raise LoadError(f"{FILE}: expected format {FORMAT}, received {message.format}: upgrade the server")
+    if not message.model_file or Path(message.model_file).name != message.model_file:
+        raise LoadError(f"{FILE}: model_file: expected a file name, received {message.model_file!r}")
+    signature = Signature(
+        tuple(_spec(spec) for spec in message.signature.inputs),
+        tuple(_spec(spec) for spec in message.signature.outputs),
+    )
+    return Manifest(
+        model_file=message.model_file,
+        digest=message.model_digest,
+        signature=signature if signature.inputs or signature.outputs else None,
+        comparisons=tuple(
+            Comparison(entry.output, entry.comparator, dict(entry.parameters), entry.tolerance, entry.probabilities)
+            for entry in message.comparisons
+        ),
+        golden_inputs={tensor.name: _array(tensor) for tensor in message.golden_sample.inputs},
+        golden_outputs={tensor.name: _array(tensor) for tensor in message.golden_sample.outputs},
+    )
+
+
+def _spec(spec: manifest_pb2.TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, spec.datatype, tuple(spec.shape), spec.meaning, tuple(spec.classes))
+
+
+def _array(tensor: manifest_pb2.Tensor) -> tensors.Array:
+    array = tensors.from_message(tensor)
+    return tensors.to_text(array) if tensor.datatype == "BYTES" else array

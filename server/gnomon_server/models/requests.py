@@ -1,0 +1,181 @@
+"""Inference requests and responses: checked against a signature, to arrays and back.
+
+The checks run in a fixed order, first failure wins: parameters, input names, each input in request order (datatype,
+shape, form of data, size, content), outputs. Texts name the model, then the tensor, then what was
+expected and received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_protos import tensors
+from gnomon_protos.tensors import Array, TensorError
+from gnomon_server.errors import InvalidRequest, NotOffered
+from gnomon_server.models.signature import Signature, TensorSpec
+
+# Longest text of a client that an error repeats.
+QUOTED: Final = 64
+# Parameters that carry a meaning, with the field that they must use.
+PARAMETERS: Final = {
+    "binary_data_output": ("bool_param",),
+    "sequence_id": ("int64_param", "string_param", "uint64_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("uint64_param", "int64_param"),
+    "timeout": ("int64_param",),
+}
+SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
+TRITON: Final = "triton_enable_empty_final_response"
+
+
+def quoted(text: str) -> str:
+    """Returns a client's text as it may stand in an error: ASCII, escaped, cut."""
+    cut = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
+    return "'" + cut.encode("ascii", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r") + "'"
+
+
+def decode_inputs(request: pb.ModelInferRequest, signature: Signature, model: str, version: int) -> dict[str, Array]:
+    """Returns the inputs by name, text as str; raises InvalidRequest or NotOffered with the client's mistake."""
+    try:
+        if request.parameters:
+            _check_parameters(request)
+        _check_names(request, signature)
+        inputs = _arrays(request, signature)
+        if signature.batched and len(inputs) > 1:
+            _check_batch(inputs)
+    except (InvalidRequest, NotOffered) as error:
+        raise type(error)(f"model '{model}' version '{version}': {error}") from None
+    return inputs
+
+
+def output_names(request: pb.ModelInferRequest, signature: Signature, model: str, version: int) -> Sequence[str]:
+    """Returns the outputs that the request asks for, in its order; raises InvalidRequest or NotOffered."""
+    if not request.outputs:
+        return signature.output_names
+    names: list[str] = []
+    where = f"model '{model}' version '{version}'"
+    for output in request.outputs:
+        shown = f"{where}: output {quoted(output.name)}"
+        if output.name not in signature.output_names:
+            expected = list(signature.output_names)
+            raise InvalidRequest(f"{shown}: expected one of {expected}, received {quoted(output.name)}")
+        if output.name in names:
+            raise InvalidRequest(f"{shown}: expected once, received 2 times")
+        for parameter in output.parameters:
+            if parameter == "classification":
+                raise NotOffered(f"{shown}: classification is not offered")
+            if parameter.startswith("shared_memory_"):
+                raise NotOffered(f"{shown}: shared memory is not offered")
+        names.append(output.name)
+    return names
+
+
+def encode_response(
+    request: pb.ModelInferRequest, model: str, version: int, names: Sequence[str], outputs: Sequence[Array]
+) -> bytes:
+    """Returns the serialised response: raw contents, or typed ones where the request sent and asked for them."""
+    response = pb.ModelInferResponse(model_name=model, model_version=str(version), id=request.id)
+    typed = _wants_typed(request) and all(output.dtype.str[1:] != "f2" for output in outputs)
+    for name, output in zip(names, outputs, strict=True):
+        tensor = response.outputs.add(name=name, datatype=tensors.datatype_of(output), shape=output.shape)
+        if typed:
+            tensor.contents.SetInParent()
+            tensors.to_contents(output, tensor.contents)
+        else:
+            response.raw_output_contents.append(tensors.to_raw(output))
+    return response.SerializeToString()
+
+
+def decode_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """Returns the outputs of a response by name, text as str; raises TensorError if it is not well formed."""
+    outputs: dict[str, Array] = {}
+    for index, tensor in enumerate(response.outputs):
+        if response.raw_output_contents:
+            array = tensors.from_raw(tensor.datatype, tuple(tensor.shape), response.raw_output_contents[index])
+        else:
+            array = tensors.from_contents(tensor.datatype, tuple(tensor.shape), tensor.contents)
+        outputs[tensor.name] = tensors.to_text(array) if tensor.datatype == "BYTES" else array
+    return outputs
+
+
+def _wants_typed(request: pb.ModelInferRequest) -> bool:
+    if "binary_data_output" not in request.parameters or request.parameters["binary_data_output"].bool_param:
+        return False
+    return not request.raw_input_contents and any(tensor.HasField("contents") for tensor in request.inputs)
+
+
+def _check_parameters(request: pb.ModelInferRequest) -> None:
+    for name, parameter in request.parameters.items():
+        field = parameter.WhichOneof("parameter_choice")
+        if name.startswith("triton_") and name != TRITON:
+            raise InvalidRequest(f"parameter {quoted(name)}: expected one of ['{TRITON}'], received {quoted(name)}")
+        allowed = PARAMETERS.get(name)
+        if allowed is None:
+            continue
+        if field not in allowed:
+            raise InvalidRequest(f"parameter '{name}': expected {' or '.join(allowed)}, received {field or 'nothing'}")
+        if name in SEQUENCES and getattr(parameter, field):
+            raise NotOffered(f"parameter '{name}': sequences are not offered")
+        if name in ("priority", "timeout") and getattr(parameter, field) < 0:
+            raise InvalidRequest(f"parameter '{name}': expected >= 0, received {getattr(parameter, field)}")
+
+
+def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
+    names = [tensor.name for tensor in request.inputs]
+    expected = [spec.name for spec in signature.inputs]
+    for name in names:
+        if name not in signature.input_specs:
+            raise InvalidRequest(f"input {quoted(name)}: expected one of {expected}, received {quoted(name)}")
+        if names.count(name) > 1:
+            raise InvalidRequest(f"input {quoted(name)}: expected once, received {names.count(name)} times")
+    if len(names) != len(expected):
+        raise InvalidRequest(f"expected inputs {expected}, received {names}")
+    raw = len(request.raw_input_contents)
+    if raw and raw != len(names):
+        raise InvalidRequest(f"expected {len(names)} raw_input_contents, one per input, received {raw}")
+
+
+def _arrays(request: pb.ModelInferRequest, signature: Signature) -> dict[str, Array]:
+    raw = request.raw_input_contents
+    inputs: dict[str, Array] = {}
+    for index, tensor in enumerate(request.inputs):
+        spec = signature.input_specs[tensor.name]
+        shape = _checked_shape(tensor, spec)
+        try:
+            if raw:
+                if tensor.HasField("contents"):
+                    raise TensorError("expected no contents beside raw_input_contents")
+                array = tensors.from_raw(spec.datatype, shape, raw[index])
+            elif tensor.HasField("contents"):
+                array = tensors.from_contents(spec.datatype, shape, tensor.contents)
+            else:
+                raise TensorError("expected raw_input_contents or contents, received neither")
+            inputs[spec.name] = tensors.to_text(array) if spec.datatype == "BYTES" else array
+        except TensorError as error:
+            raise InvalidRequest(f"input '{spec.name}': {error}") from None
+    return inputs
+
+
+def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec) -> tuple[int, ...]:
+    for parameter in tensor.parameters:
+        if parameter.startswith("shared_memory_"):
+            raise NotOffered(f"input '{spec.name}': shared memory is not offered")
+    if tensor.datatype != spec.datatype:
+        received = tensor.datatype if tensor.datatype in tensors.DATATYPES else quoted(tensor.datatype)
+        raise InvalidRequest(f"input '{spec.name}': expected datatype {spec.datatype}, received {received}")
+    shape = tuple(tensor.shape)
+    if not spec.accepts(shape):
+        given = " with every dimension given" if any(dim < 0 for dim in shape) else ""
+        shown = str(list(shape[:16])) if len(shape) <= 16 else f"{len(shape)} dimensions"
+        raise InvalidRequest(f"input '{spec.name}': expected shape {list(spec.shape)}{given}, received {shown}")
+    return shape
+
+
+def _check_batch(inputs: dict[str, Array]) -> None:
+    (first, array), *others = inputs.items()
+    for name, other in others:
+        if len(other) != len(array):
+            raise InvalidRequest(f"input '{name}': expected batch {len(array)} as in '{first}', received {len(other)}")

@@ -1,0 +1,48 @@
+"""The signature of a version: which tensors go in and come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One declared tensor; -1 in its shape is a free dimension."""
+
+    name: str
+    # FP32, INT64, BYTES, ...: the Open Inference Protocol's names.
+    datatype: str
+    shape: tuple[int, ...]
+    # "label", "probabilities", "value", "feature" or empty.
+    meaning: str = ""
+    classes: tuple[str, ...] = ()
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a complete shape is one that the tensor declares."""
+        return len(shape) == len(self.shape) and all(
+            given >= 0 and declared in (-1, given) for given, declared in zip(shape, self.shape, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors of a version, in its own order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @cached_property
+    def batched(self) -> bool:
+        """Whether every tensor begins with a free dimension, so that its first dimension can be a batch."""
+        return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
+
+    @cached_property
+    def input_specs(self) -> dict[str, TensorSpec]:
+        """The inputs by name."""
+        return {spec.name: spec for spec in self.inputs}
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)

@@ -1,0 +1,150 @@
+"""The mirror feed: finished requests on their way to one shadow worker, in bounded memory and without waiting.
+
+Records gather for a few milliseconds and leave in one write: waking a process costs more than copying to it. What does
+not fit is dropped and counted, so that a stuck shadow costs the primary nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from gnomon_server.wire.messages import FeedCount, ShadowFeed
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS: Final = 0.005
+FLUSH_BYTES: Final = 256 << 10
+
+
+class Feed:
+    """The way to one life of one worker; belongs to the frontend's event loop.
+
+    It never reconnects: a worker that comes back has another epoch and gets another feed.
+    """
+
+    def __init__(self, target: ShadowFeed, limit: int) -> None:
+        self.target = target
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._chunks: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._blocked = False
+        self._selected: dict[int, int] = {}
+        self._dropped: dict[int, int] = {}
+        self._primary_errors: dict[int, int] = {}
+        self._socket: socket.socket | None = None
+
+    async def connect(self) -> None:
+        """Connects to the worker; where that fails, everything that is offered counts as dropped."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            await self._loop.sock_connect(connection, self.target.address)
+        except OSError as error:
+            log.warning("shadow %s/%d cannot be reached: %s", self.target.model, self.target.version, error)
+            connection.close()
+            return
+        self._socket = connection
+
+    def offer(self, primary: int, record: Sequence[bytes]) -> None:
+        """Takes the buffers of one selected request, or drops them."""
+        self._selected[primary] = self._selected.get(primary, 0) + 1
+        size = sum(map(len, record))
+        if self._socket is None or self._unsent_bytes + size > self._limit:
+            self._dropped[primary] = self._dropped.get(primary, 0) + 1
+            return
+        self._gathered.extend(record)
+        self._gathered_bytes += size
+        self._unsent_bytes += size
+        if self._gathered_bytes >= FLUSH_BYTES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
+
+    def primary_failed(self, primary: int) -> None:
+        """Counts a selected request to which the primary had no answer."""
+        self._selected[primary] = self._selected.get(primary, 0) + 1
+        self._primary_errors[primary] = self._primary_errors.get(primary, 0) + 1
+
+    def flush(self) -> None:
+        """Writes what has gathered as far as the worker takes it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._gathered:
+            self._chunks.append(memoryview(b"".join(self._gathered)))
+            self._gathered.clear()
+            self._gathered_bytes = 0
+        if not self._blocked:
+            self._write()
+
+    async def drain(self, seconds: float) -> None:
+        """Waits up to `seconds` until the worker has taken everything, then closes."""
+        self.flush()
+        deadline = self._loop.time() + seconds
+        while self._chunks and self._socket is not None and self._loop.time() < deadline:
+            await asyncio.sleep(FLUSH_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; what was not written is lost, and the ledger finds it missing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._socket is not None:
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def counts(self) -> list[FeedCount]:
+        """Returns the counts since the feed was made, one a primary version."""
+        return [
+            FeedCount(
+                model=self.target.model,
+                primary=primary,
+                shadow=self.target.version,
+                epoch=self.target.epoch,
+                selected=selected,
+                dropped=self._dropped.get(primary, 0),
+                primary_error=self._primary_errors.get(primary, 0),
+            )
+            for primary, selected in self._selected.items()
+        ]
+
+    def _write(self) -> None:
+        connection = self._socket
+        if connection is None:
+            return
+        try:
+            while self._chunks:
+                chunk = self._chunks[0]
+                sent = connection.send(chunk)
+                self._unsent_bytes -= sent
+                if sent < len(chunk):
+                    self._chunks[0] = chunk[sent:]
+                else:
+                    self._chunks.popleft()
+        except BlockingIOError:
+            self._wait_until_writable(connection)
+        except OSError as error:
+            log.info("shadow %s/%d went away: %s", self.target.model, self.target.version, error)
+            self._chunks.clear()
+            self.close()
+
+    def _wait_until_writable(self, connection: socket.socket) -> None:
+        if not self._blocked:
+            self._blocked = True
+            self._loop.add_writer(connection, self._writable, connection)
+
+    def _writable(self, connection: socket.socket) -> None:
+        self._loop.remove_writer(connection)
+        self._blocked = False
+        self._write()

@@ -1,0 +1,155 @@
+"""The frontend's life: start, make plans true, report, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from gnomon_server.config import Settings
+from gnomon_server.serving import health, reflection, service
+from gnomon_server.serving.execution import Execution
+from gnomon_server.serving.feed import Feed
+from gnomon_server.serving.health import Health
+from gnomon_server.serving.holdings import Holdings
+from gnomon_server.serving.inference import Inferences
+from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.routing import ModelRoute, RouteTable
+from gnomon_server.serving.service import Service
+from gnomon_server.serving.transport.grpcio import GrpcioTransport
+from gnomon_server.telemetry.sampling import Sampler
+from gnomon_server.wire.channel import Channel
+from gnomon_server.wire.messages import (
+    Drain,
+    Drained,
+    FeedCount,
+    FrontendAck,
+    FrontendPlan,
+    FrontendReport,
+    ModelPlan,
+    ShadowFeed,
+    ToChild,
+)
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS: Final = 0.2
+
+
+class Frontend:
+    """One frontend process; everything in it belongs to one event loop, but for model runs on threads."""
+
+    def __init__(self, channel: Channel[ToChild], settings: Settings, sampler: Sampler) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._execution = Execution()
+        self._observation = Observation(sampler)
+        self._inferences = Inferences(self._execution, self._observation)
+        self._holdings = Holdings()
+        self._feeds: dict[ShadowFeed, Feed] = {}
+        self._closed_counts: list[FeedCount] = []
+        self._plans: asyncio.Queue[FrontendPlan] = asyncio.Queue()
+        self._planned = False
+        services = (service.NAME, health.NAME)
+        self._health = Health(services)
+        methods = {
+            **Service(self, self._inferences).methods(),
+            **self._health.methods(),
+            **reflection.methods(services),
+        }
+        self._transport = GrpcioTransport(methods, self._observation.ended, settings.grpc, settings.max_message_bytes)
+        self._port = 0
+        self.table = RouteTable()
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model answers and the server is not shutting down."""
+        return self._planned and not self.draining and self.table.ready
+
+    async def run(self) -> None:
+        """Serves until control says drain or goes away."""
+        self._port = await self._transport.start()
+        tasks = [asyncio.create_task(self._follow_plans()), asyncio.create_task(self._report_always())]
+        grace = 0.0
+        while (message := await self._channel.receive()) is not None:
+            if isinstance(message, FrontendPlan):
+                self._plans.put_nowait(message)
+            elif isinstance(message, Drain):
+                grace = message.grace_seconds
+                break
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._drain(grace)
+
+    async def _follow_plans(self) -> None:
+        while True:
+            plan = await self._plans.get()
+            while not self._plans.empty():
+                plan = self._plans.get_nowait()
+            await self._make_true(plan)
+
+    async def _make_true(self, plan: FrontendPlan) -> None:
+        refs = frozenset(ref for model in plan.models for ref in model.versions)
+        await self._holdings.wish(refs)
+        await self._connect({feed for model in plan.models for feed in model.shadows})
+        self.table = RouteTable({model.name: self._route(model) for model in plan.models})
+        self._planned = True
+        self._holdings.keep(refs)
+        self._close_feeds({feed for model in plan.models for feed in model.shadows})
+        self._health.set(self.ready)
+        self._channel.send(FrontendAck(plan.generation, self._port, self._holdings.states()))
+
+    async def _connect(self, wished: set[ShadowFeed]) -> None:
+        for target in wished - self._feeds.keys():
+            feed = Feed(target, self._settings.mirror.feed_bytes)
+            await feed.connect()
+            self._feeds[target] = feed
+
+    def _close_feeds(self, wished: set[ShadowFeed]) -> None:
+        for target in self._feeds.keys() - wished:
+            feed = self._feeds.pop(target)
+            feed.flush()
+            feed.close()
+            self._closed_counts += feed.counts()
+
+    def _route(self, model: ModelPlan) -> ModelRoute:
+        loaded = {ref.version: servable for ref in model.versions if (servable := self._holdings.get(ref))}
+        feeds = tuple(self._feeds[target] for target in model.shadows)
+        return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds)
+
+    async def _report_always(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            self._report()
+
+    def _report(self) -> None:
+        feeds = [count for feed in self._feeds.values() for count in feed.counts()]
+        self._channel.send(
+            FrontendReport(
+                calls=self._observation.calls(),
+                inferences=self._observation.inferences(),
+                feeds=(*self._closed_counts, *feeds),
+                traces=self._observation.take_traces(),
+                traces_dropped=self._observation.traces_dropped,
+                in_flight=self._inferences.in_flight,
+            )
+        )
+        # Counts are cumulative: what control has read of a closed feed, it keeps.
+        self._closed_counts = []
+
+    async def _drain(self, grace: float) -> None:
+        """Refuses, answers what is in, hands the rest of the mirror over, reports."""
+        self.draining = True
+        self._health.set(False)
+        await self._transport.drain(grace)
+        self._execution.close()
+        for feed in self._feeds.values():
+            await feed.drain(grace)
+        self._report()
+        self._channel.send(Drained())
+        await self._channel.flush()
+        self._channel.close()

@@ -1,0 +1,124 @@
+"""What a frontend observes of its calls: counts, histograms and traces, all by itself and in microseconds.
+
+The OpenTelemetry SDK would cost more per request than the model; control exports what is reported here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gnomon_server.errors import GnomonError
+from gnomon_server.models.servable import Servable
+from gnomon_server.serving.execution import Run
+from gnomon_server.serving.transport import Call
+from gnomon_server.telemetry.sampling import Sampler, TraceContext
+from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
+from gnomon_server.wire.messages import CallCount, CallTrace, InferenceCount
+
+if TYPE_CHECKING:
+    from gnomon_server.serving.inference import Inference
+
+# Traces kept between two reports.
+MAX_TRACES: Final = 2000
+
+
+@dataclass(slots=True)
+class Note:
+    """What is known of a call while it is under way."""
+
+    trace: TraceContext | None = None
+    servable: Servable | None = None
+    run: Run | None = None
+
+
+class Observation:
+    """Counts since the process began, and the sampled traces since the last report."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._calls: dict[tuple[str, str], Histogram] = {}
+        self._inferences: dict[tuple[str, int, str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._traces: list[CallTrace] = []
+        self.traces_dropped = 0
+
+    def note(self, call: Call) -> Note:
+        """Returns the note of a call, made on first use."""
+        if not isinstance(call.note, Note):
+            call.note = Note()
+        return call.note
+
+    def trace(self, call: Call) -> TraceContext:
+        """Returns the call's place in its trace, decided on first use."""
+        note = self.note(call)
+        if note.trace is None:
+            note.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
+        return note.trace
+
+    def inference(self, inference: Inference, run: Run, error: GnomonError | None) -> None:
+        """Counts a request that reached a run."""
+        servable = inference.servable
+        role = "primary" if inference.primary else "previous"
+        key = (servable.model, servable.version, role, error.status if error else "")
+        histograms = self._inferences.get(key)
+        if histograms is None:
+            histograms = (Histogram(DURATION_BOUNDS), Histogram(DURATION_BOUNDS), Histogram(BATCH_BOUNDS))
+            self._inferences[key] = histograms
+        durations, runs, batches = histograms
+        durations.add(time.perf_counter() - inference.call.start)
+        runs.add((run.end_ns - run.start_ns) * 1e-9)
+        batches.add(inference.rows)
+
+    def ended(self, call: Call, status: str) -> None:
+        """Counts a call as it ends, and keeps its trace if that is sampled."""
+        key = (call.method, status)
+        histogram = self._calls.get(key)
+        if histogram is None:
+            histogram = self._calls[key] = Histogram(CALL_BOUNDS)
+        histogram.add(time.perf_counter() - call.start)
+        if self._sampler.enabled and self.trace(call).sampled:
+            self._keep(call, status)
+
+    def calls(self) -> tuple[CallCount, ...]:
+        """Returns the calls by method and status."""
+        return tuple(CallCount(method, status, h.snapshot()) for (method, status), h in self._calls.items())
+
+    def inferences(self) -> tuple[InferenceCount, ...]:
+        """Returns the runs by version, role and error."""
+        return tuple(
+            InferenceCount(*key, durations.snapshot(), runs.snapshot(), batches.snapshot())
+            for key, (durations, runs, batches) in self._inferences.items()
+        )
+
+    def take_traces(self) -> tuple[CallTrace, ...]:
+        """Returns the traces since the last call of this."""
+        traces, self._traces = tuple(self._traces), []
+        return traces
+
+    def _keep(self, call: Call, status: str) -> None:
+        if len(self._traces) >= MAX_TRACES:
+            self.traces_dropped += 1
+            return
+        trace = call_trace(call, status, self.trace(call), self.note(call))
+        self._traces.append(trace)
+
+
+def call_trace(call: Call, status: str, context: TraceContext, note: Note) -> CallTrace:
+    """Returns what is needed to make the spans of a call that ends now."""
+    servable, run = note.servable, note.run
+    return CallTrace(
+        method=call.method,
+        status=status,
+        trace_id=context.trace_id,
+        span_id=context.span_id,
+        parent_id=context.parent_id,
+        trace_state=context.trace_state,
+        start_ns=call.start_ns,
+        end_ns=time.time_ns(),
+        peer=call.peer(),
+        model=servable.model if servable else "",
+        version=servable.version if servable else 0,
+        run_start_ns=run.start_ns if run else 0,
+        run_end_ns=run.end_ns if run else 0,
+    )

@@ -1,0 +1,63 @@
+"""The route table of a frontend: which loaded version answers a request, and who mirrors it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gnomon_server.errors import InvalidRequest, NotFound
+from gnomon_server.models.requests import quoted
+from gnomon_server.models.servable import Servable
+from gnomon_server.serving.feed import Feed
+
+VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True)
+class ModelRoute:
+    """One model: what answers, what mirrors."""
+
+    name: str
+    # None: nothing answers unless a version is named.
+    primary: Servable | None
+    # Every loaded version that may answer when it is named.
+    versions: Mapping[int, Servable]
+    feeds: tuple[Feed, ...]
+
+    def resolve(self, version: str) -> Servable:
+        """Returns the version that answers; empty is the primary. Raises NotFound or InvalidRequest."""
+        if not version:
+            if self.primary is None:
+                raise NotFound(f"model '{self.name}': no version is loaded")
+            return self.primary
+        if not VERSION.fullmatch(version):
+            expected = "version: expected a positive integer or nothing"
+            raise InvalidRequest(f"model '{self.name}': {expected}, received {quoted(version)}")
+        servable = self.versions.get(int(version))
+        if servable is None:
+            expected = str(sorted(self.versions))
+            raise NotFound(f"model '{self.name}': version '{version}' not found: expected one of {expected}")
+        return servable
+
+
+@dataclass(frozen=True)
+class RouteTable:
+    """All models at one moment; replaced whole, so that a request sees one state from beginning to end."""
+
+    models: Mapping[str, ModelRoute] = field(default_factory=dict)
+
+    def model(self, name: str) -> ModelRoute:
+        """Returns a model's route; raises InvalidRequest for an empty name, NotFound for an unknown one."""
+        route = self.models.get(name)
+        if route is not None:
+            return route
+        if not name:
+            raise InvalidRequest("model name is empty")
+        raise NotFound(f"model {quoted(name)} not found")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a primary that can answer."""
+        return all(route.primary is not None for route in self.models.values())

@@ -1,0 +1,83 @@
+"""The transport: a method table in, message bytes in and out.
+
+A transport knows gRPC and nothing of models; handlers know messages and nothing of gRPC. A unary handler gets a call
+and ends it once, now or later, on the transport's event loop. A streaming handler turns an iterator of messages into
+one, and ends the call with OK by returning or with an error by raising a GnomonError.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gnomon_server.errors import GnomonError
+
+
+class Call(ABC):
+    """One call on the way; belongs to the event loop of its transport."""
+
+    __slots__ = ("message", "method", "note", "start", "start_ns")
+
+    def __init__(self, method: str, message: bytes) -> None:
+        # Full name without the leading slash; "_OTHER" where the table has no such method.
+        self.method = method
+        # The serialised request; empty on a stream.
+        self.message = message
+        self.start = time.perf_counter()
+        # Nanoseconds since the epoch.
+        self.start_ns = time.time_ns()
+        # What the handler wants the observer to know.
+        self.note: object = None
+
+    @abstractmethod
+    def metadata(self, key: str) -> str | None:
+        """Returns the first text value of a metadata key, lower case, or None."""
+
+    @abstractmethod
+    def peer(self) -> str:
+        """Returns the peer's address as gRPC prints it: `ipv4:127.0.0.1:53478`."""
+
+    @abstractmethod
+    def time_remaining(self) -> float | None:
+        """Returns the seconds until the deadline, or None without one."""
+
+    @abstractmethod
+    def answer(self, message: bytes) -> None:
+        """Ends the call with OK; does nothing if the client has gone."""
+
+    @abstractmethod
+    def fail(self, error: GnomonError) -> None:
+        """Ends the call with the error's status and text; does nothing if the client has gone."""
+
+
+@dataclass(frozen=True)
+class Unary:
+    """One message in, one out."""
+
+    handle: Callable[[Call], None]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Any number of messages in and out."""
+
+    handle: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
+# "package.Service/Method" to its handler.
+Methods = Mapping[str, Unary | Stream]
+# Called once as a call ends, with the name of its status.
+Observer = Callable[[Call, str], None]
+
+
+class Transport(Protocol):
+    """A server for one method table."""
+
+    async def start(self) -> int:
+        """Begins to listen; returns the port."""
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new calls, waits up to `grace` seconds for those in flight, then closes."""

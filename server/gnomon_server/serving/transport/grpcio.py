@@ -1,0 +1,145 @@
+"""gRPC over the public asyncio server of grpcio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotOffered
+from gnomon_server.serving.transport import Call, Methods, Observer, Stream, Unary
+
+log = logging.getLogger(__name__)
+
+
+class GrpcioTransport:
+    """Serves a method table on one address, which other processes may share."""
+
+    def __init__(self, methods: Methods, observer: Observer, address: str, max_message_bytes: int) -> None:
+        self._address = address
+        self._server = grpc.aio.server(
+            handlers=(_Handlers(methods, observer),),
+            options=(
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 1),
+            ),
+        )
+
+    async def start(self) -> int:
+        """Begins to listen; returns the port, raises InvalidRequest if the address cannot be had."""
+        try:
+            port: int = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            raise InvalidRequest(f"cannot listen on {self._address}: in use, or not an address of this host") from None
+        await self._server.start()
+        return port
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new calls, waits up to `grace` seconds for those in flight, then closes."""
+        await self._server.stop(grace)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Looks methods up; messages stay bytes, so that a malformed one is the handler's to refuse."""
+
+    def __init__(self, methods: Methods, observer: Observer) -> None:
+        self._observer = observer
+        self._handlers = {f"/{name}": self._handler(name, method) for name, method in methods.items()}
+
+    def service(self, handler_call_details: Any) -> Any:
+        handler = self._handlers.get(handler_call_details.method)
+        return handler or self._refusing(handler_call_details.method)
+
+    def _handler(self, name: str, method: Unary | Stream) -> Any:
+        if isinstance(method, Stream):
+            return self._streaming(name, method)
+
+        async def unary(message: bytes, context: Any) -> bytes:
+            call = _GrpcioCall(name, message, context)
+            try:
+                method.handle(call)
+                if not call.ended.done():
+                    await call.ended
+                answer = call.ended.result()
+            except Exception as error:
+                await self._abort(call, error)
+                raise
+            except asyncio.CancelledError:
+                self._observer(call, "DEADLINE_EXCEEDED" if call.time_remaining() == 0 else "CANCELLED")
+                raise
+            self._observer(call, "OK")
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(unary)
+
+    def _streaming(self, name: str, method: Stream) -> Any:
+        async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            call = _GrpcioCall(name, b"", context)
+            try:
+                async for message in method.handle(messages):
+                    yield message
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status, never a stack trace
+                await self._abort(call, error)
+            except (asyncio.CancelledError, GeneratorExit):
+                self._observer(call, "CANCELLED")
+                raise
+            else:
+                self._observer(call, "OK")
+
+        return grpc.stream_stream_rpc_method_handler(stream)
+
+    def _refusing(self, path: str) -> Any:
+        async def refuse(_: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            name = path.rpartition("/")[2].encode("ascii", "backslashreplace").decode()[:64]
+            raise NotOffered(f"method '{name}' is not offered")
+            yield b""
+
+        return self._streaming("_OTHER", Stream(refuse))
+
+    async def _abort(self, call: _GrpcioCall, error: Exception) -> None:
+        if not isinstance(error, GnomonError):
+            log.error("%s failed", call.method, exc_info=error)
+            error = Internal("internal error")
+        self._observer(call, error.status)
+        await call.context.abort(grpc.StatusCode[error.status], _ascii(str(error)))
+
+
+class _GrpcioCall(Call):
+    __slots__ = ("context", "ended")
+
+    def __init__(self, method: str, message: bytes, context: Any) -> None:
+        super().__init__(method, message)
+        self.context = context
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def metadata(self, key: str) -> str | None:
+        for name, value in self.context.invocation_metadata() or ():
+            if name == key:
+                return value if isinstance(value, str) else None
+        return None
+
+    def peer(self) -> str:
+        peer: str = self.context.peer()
+        return peer
+
+    def time_remaining(self) -> float | None:
+        seconds: float | None = self.context.time_remaining()
+        return seconds
+
+    def answer(self, message: bytes) -> None:
+        if not self.ended.done():
+            self.ended.set_result(message)
+
+    def fail(self, error: GnomonError) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+def _ascii(text: str) -> str:
+    # Details travel percent-encoded in a trailer; clients drop answers whose trailers are too long.
+    return text.encode("ascii", "backslashreplace").decode()[:1024]

@@ -1,0 +1,66 @@
+"""The program of a shadow worker: `python -m gnomon_server.shadow CHANNEL_FD SETTINGS`.
+
+CHANNEL_FD is the inherited descriptor of the channel to control, SETTINGS the mirror's settings as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+
+from gnomon_server.config import MirrorSettings
+
+log = logging.getLogger("gnomon_server.shadow")
+
+
+def main() -> int:
+    """Serves until drained, or until control is gone; returns the exit status."""
+    logging.basicConfig(
+        level=os.environ.get("GNOMON_LOG", "WARNING").upper(),
+        format="%(asctime)s shadow[%(process)d] %(levelname)s %(name)s: %(message)s",
+    )
+    # Ctrl-C reaches the whole group of processes; control decides who ends when.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    _yield_to_everyone()
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    settings = msgspec.json.decode(sys.argv[2], type=MirrorSettings)
+    try:
+        asyncio.run(_serve(int(sys.argv[1]), settings))
+    except Exception:
+        log.exception("the worker failed")
+        return 1
+    return 0
+
+
+async def _serve(descriptor: int, settings: MirrorSettings) -> None:
+    # onnxruntime reads the environment at its import.
+    from gnomon_server.models.servable import load
+    from gnomon_server.shadow.worker import Worker
+    from gnomon_server.wire.channel import open_child
+
+    await Worker(await open_child(descriptor), settings, load).run()
+
+
+def _yield_to_everyone() -> None:
+    """Takes the lowest priority, so that the shadow runs on what the primary leaves."""
+    if hasattr(os, "SCHED_IDLE"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError as error:
+            log.debug("no idle scheduling: %s", error)
+        else:
+            return
+    os.nice(19)
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    # A shadow that is stuck in its thread would keep an ordinary exit waiting for ever.
+    os._exit(status)

@@ -1,0 +1,133 @@
+"""Batches: mirrored requests that share one run of the shadow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import compress
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_protos import tensors
+from gnomon_protos.tensors import Array
+from gnomon_server.shadow.comparators import Flags
+from gnomon_server.shadow.compatibility import Fit, Fits, Tensor
+from gnomon_server.wire.record import Record
+
+
+class Mirrored(NamedTuple):
+    """One mirrored request, parsed and found comparable."""
+
+    record: Record
+    request: pb.ModelInferRequest
+    response: pb.ModelInferResponse
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests of one primary version and one layout; of several, each has rows of its own."""
+
+    requests: tuple[Mirrored, ...]
+
+    @property
+    def fit(self) -> Fit:
+        """How its requests fit, but for the number of rows."""
+        return self.requests[0].fit
+
+    @cached_property
+    def rows(self) -> NDArray[np.intp]:
+        """Rows of each request."""
+        return np.array([request.fit.rows for request in self.requests], np.intp)
+
+    def inputs(self) -> dict[str, Array]:
+        """Returns the inputs of all requests, joined; raises TensorError if they are not well formed."""
+        layout = self.fit.layout
+        messages = [request.request for request in self.requests]
+        if layout.raw_inputs:
+            return self._join_raw(layout.inputs, [message.raw_input_contents for message in messages])
+        return self._join_typed(layout.inputs, [message.inputs for message in messages])
+
+    def primary_outputs(self) -> dict[str, Array]:
+        """Returns the primary's outputs for all requests, joined; raises TensorError if they are not well formed."""
+        layout = self.fit.layout
+        messages = [request.response for request in self.requests]
+        if layout.raw_outputs:
+            return self._join_raw(layout.outputs, [message.raw_output_contents for message in messages])
+        return self._join_typed(layout.outputs, [message.outputs for message in messages])
+
+    def only(self, keep: Sequence[bool] | Flags) -> Batch:
+        """Returns the batch of the requests that are to be kept."""
+        return Batch(tuple(compress(self.requests, keep)))
+
+    def singles(self) -> list[Batch]:
+        """Returns each request as a batch of its own."""
+        return [Batch((request,)) for request in self.requests]
+
+    def _join_raw(self, layout: Iterable[Tensor], contents: Sequence[Sequence[bytes]]) -> dict[str, Array]:
+        joined: dict[str, Array] = {}
+        for index, tensor in enumerate(layout):
+            raw = b"".join([parts[index] for parts in contents])
+            array = tensors.from_raw(tensor.datatype, self._joined_shape(tensor), raw)
+            joined[tensor.name] = tensors.to_text(array) if tensor.datatype == "BYTES" else array
+        return joined
+
+    def _join_typed(self, layout: Iterable[Tensor], messages: Sequence[Sequence[_Typed]]) -> dict[str, Array]:
+        joined: dict[str, Array] = {}
+        for index, tensor in enumerate(layout):
+            parts = [message[index] for message in messages]
+            arrays = [tensors.from_contents(tensor.datatype, tuple(part.shape), part.contents) for part in parts]
+            array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+            joined[tensor.name] = tensors.to_text(array) if tensor.datatype == "BYTES" else array
+        return joined
+
+    def _joined_shape(self, tensor: Tensor) -> tuple[int, ...]:
+        return (int(self.rows.sum()), *tensor.shape[1:]) if self.fit.rowwise else tensor.shape
+
+
+class _Typed(Protocol):
+    """A tensor with typed contents: an input or an output."""
+
+    @property
+    def shape(self) -> Iterable[int]:
+        """Its dimensions."""
+
+    @property
+    def contents(self) -> pb.InferTensorContents:
+        """Its elements."""
+
+
+def parse(record: Record, fits: Fits) -> Mirrored | None:
+    """Returns a record as a request that can be compared, or None if it cannot."""
+    try:
+        request = pb.ModelInferRequest.FromString(record.request)
+        response = pb.ModelInferResponse.FromString(record.response)
+    except DecodeError:
+        return None
+    fit = fits.of(request, response)
+    return None if fit.reason else Mirrored(record, request, response, fit)
+
+
+def group(requests: Iterable[Mirrored], batch_rows: int) -> list[Batch]:
+    """Returns the requests in batches of at most `batch_rows` rows, in the order of each batch's first request.
+
+    A request that has more rows, or that may share no run, is a batch of its own.
+    """
+    batches: list[list[Mirrored]] = []
+    # By group: the batch that is being filled, and its rows.
+    filling: dict[object, tuple[list[Mirrored], int]] = {}
+    for request in requests:
+        fit = request.fit
+        key = (request.record.primary, fit.group)
+        open_batch, rows = filling.get(key, (None, 0))
+        if open_batch is None or fit.group is None or rows + fit.rows > batch_rows:
+            open_batch, rows = [], 0
+            batches.append(open_batch)
+        open_batch.append(request)
+        filling[key] = (open_batch, rows + fit.rows)
+    return [Batch(tuple(batch)) for batch in batches]

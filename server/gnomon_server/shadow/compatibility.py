@@ -1,0 +1,126 @@
+"""Compatibility: whether, and how, a mirrored request can be run by a shadow and compared.
+
+Decided once for each layout of tensors, since clients send the same few again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_server.models.signature import Signature, TensorSpec
+
+# A client may vary its shapes without end.
+REMEMBERED: Final = 1024
+
+
+class Tensor(NamedTuple):
+    """One tensor as it travelled."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """The tensors of one request and of its answer, without their contents."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    raw_inputs: bool
+    raw_outputs: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a layout fits a shadow."""
+
+    layout: Layout
+    # Why it cannot be compared; empty if it can.
+    reason: str = ""
+    # Whether the first dimension of every tensor is the batch; otherwise the whole answer is one row.
+    rowwise: bool = False
+    rows: int = 1
+    # Requests with the same group may share a run; None: this one runs alone.
+    group: Hashable = None
+
+
+class Fits:
+    """The decisions for one shadow, remembered by layout."""
+
+    def __init__(self, signature: Signature, coalescable: bool) -> None:
+        self._signature = signature
+        self._coalescable = coalescable
+        self._decided: dict[Layout, Fit] = {}
+
+    def of(self, request: pb.ModelInferRequest, response: pb.ModelInferResponse) -> Fit:
+        """Returns how a request and its answer fit."""
+        layout = layout_of(request, response)
+        found = self._decided.get(layout)
+        if found is None:
+            if len(self._decided) >= REMEMBERED:
+                self._decided.clear()
+            found = self._decided[layout] = decide(layout, self._signature, self._coalescable)
+        return found
+
+
+def layout_of(request: pb.ModelInferRequest, response: pb.ModelInferResponse) -> Layout:
+    """Returns the layout of a request and its answer."""
+    return Layout(
+        tuple([Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in request.inputs]),
+        tuple([Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in response.outputs]),
+        len(request.raw_input_contents) == len(request.inputs),
+        len(response.raw_output_contents) == len(response.outputs),
+    )
+
+
+def decide(layout: Layout, signature: Signature, coalescable: bool) -> Fit:
+    """Returns how a layout fits a signature; `coalescable` says whether the shadow's rows are independent."""
+    reason = _inputs_differ(layout.inputs, signature.inputs) or _outputs_differ(layout.outputs, signature.outputs)
+    if reason:
+        return Fit(layout, reason)
+    first = {tensor.shape[:1] for tensor in (*layout.inputs, *layout.outputs)}
+    if not signature.batched or len(first) != 1 or first == {()}:
+        return Fit(layout)
+    ((rows,),) = first
+    group = _group(layout) if coalescable and rows else None
+    return Fit(layout, rowwise=True, rows=rows, group=group)
+
+
+def _inputs_differ(received: Iterable[Tensor], specs: Iterable[TensorSpec]) -> str:
+    expected = {spec.name: spec for spec in specs}
+    for tensor in received:
+        spec = expected.pop(tensor.name, None)
+        if spec is None:
+            return f"input {tensor.name!r} is unknown to the shadow, or given twice"
+        if tensor.datatype != spec.datatype or not spec.accepts(tensor.shape):
+            return f"input {tensor.name!r}: the shadow expects {_shown(spec)}, received {_shown(tensor)}"
+    return f"input {next(iter(expected))!r} of the shadow is missing" if expected else ""
+
+
+def _outputs_differ(received: tuple[Tensor, ...], specs: Iterable[TensorSpec]) -> str:
+    """An output that the shadow lacks would be missed after its promotion; one that it adds would not."""
+    expected = {spec.name: spec for spec in specs}
+    for tensor in received:
+        spec = expected.pop(tensor.name, None)
+        if spec is None:
+            return f"output {tensor.name!r} is unknown to the shadow"
+        # The sizes are left to the comparison: a shadow that answers with other ones diverges.
+        if _kind(tensor.datatype) != _kind(spec.datatype) or len(tensor.shape) != len(spec.shape):
+            return f"output {tensor.name!r}: the shadow gives {_shown(spec)}, the primary {_shown(tensor)}"
+    return "" if received else "the primary gave no output"
+
+
+def _kind(datatype: str) -> str:
+    return datatype.removeprefix("U").rstrip("0123456789") if datatype != "BYTES" else datatype
+
+
+def _group(layout: Layout) -> Hashable:
+    tails = [tuple((name, datatype, shape[1:]) for name, datatype, shape in part) for part in layout[:2]]
+    return (*tails, layout.raw_inputs, layout.raw_outputs)
+
+
+def _shown(tensor: Tensor | TensorSpec) -> str:
+    return f"{tensor.datatype} {list(tensor.shape)}"

@@ -1,0 +1,145 @@
+"""The intake: a Unix socket on which frontends hand over mirror records."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from gnomon_server.wire import record
+from gnomon_server.wire.record import Record
+
+log = logging.getLogger(__name__)
+
+# Takes a record and its size in bytes; must not block.
+Sink = Callable[[Record, int], None]
+_TOTAL: Final = struct.Struct("<I")
+_INT: Final = struct.Struct("i")
+
+
+class Malformed(ValueError):
+    """A stream that does not consist of records."""
+
+
+class Cutter:
+    """Cuts one stream into records; joins chunks only once a whole record is there, so that no byte moves twice."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._have = 0
+        # Bytes without which nothing more can be cut.
+        self._need = record.HEAD.size
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[Record, int]]:
+        """Yields each record that the chunk completes, with its size; raises Malformed."""
+        self._parts.append(chunk)
+        self._have += len(chunk)
+        while self._have >= self._need:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            offset = 0
+            while (size := self._next_size(data, offset)) is not None:
+                found = record.decode(data, offset)
+                if found is None:
+                    raise Malformed(f"expected a whole record of {size} bytes")
+                offset += size
+                yield found[0], size
+            self._parts = [data[offset:]]
+            self._have = len(data) - offset
+
+    def _next_size(self, data: bytes, offset: int) -> int | None:
+        """Returns the size of the record at `offset`, or None, having noted what is needed, if it is incomplete."""
+        rest = len(data) - offset
+        self._need = record.HEAD.size
+        if rest < self._need:
+            return None
+        (total,) = _TOTAL.unpack_from(data, offset)
+        if total < record.HEAD.size:
+            raise Malformed(f"expected a record of at least {record.HEAD.size} bytes, received {total}")
+        if rest < total:
+            self._need = total
+            return None
+        return int(total)
+
+
+class _Connection(asyncio.Protocol):
+    """One frontend's stream; what it had not finished when it died is lost with it."""
+
+    def __init__(self, sink: Sink, connections: set[asyncio.Transport]) -> None:
+        self._sink = sink
+        self._connections = connections
+        self._cutter = Cutter()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream server gives nothing else
+        self._transport = transport
+        self._connections.add(transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for received, size in self._cutter.feed(data):
+                self._sink(received, size)
+        except Malformed as error:
+            log.error("mirror feed closed: %s", error)
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        if self._transport is not None:
+            self._connections.discard(self._transport)
+
+
+class Intake:
+    """The listening socket and its connections; owned by the event loop that opened it."""
+
+    def __init__(self, sink: Sink, address: str) -> None:
+        self._sink = sink
+        self._address = address
+        self._connections: set[asyncio.Transport] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def open(self) -> None:
+        """Listens; a socket that a dead worker left at the address is replaced. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self._sink, self._connections), self._address)
+
+    async def drain(self, grace: float) -> None:
+        """Stops accepting, reads what was written already, for at most `grace` seconds, and closes every connection."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._read_the_rest()
+        except TimeoutError:
+            log.warning("mirror feeds still written to after %g s", grace)
+        self._close()
+
+    async def _read_the_rest(self) -> None:
+        # Connections that wait to be accepted are accepted by the next pass of the loop, and read by the one after.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self._stop_accepting()
+        while any(_unread(transport) for transport in self._connections):
+            await asyncio.sleep(0)
+
+    def _stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            Path(self._address).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._stop_accepting()
+        for transport in tuple(self._connections):
+            transport.abort()
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Returns how many bytes lie in a socket."""
+    if transport.is_closing():
+        return 0
+    (unread,) = _INT.unpack(fcntl.ioctl(transport.get_extra_info("socket"), termios.FIONREAD, bytes(_INT.size)))
+    return int(unread)

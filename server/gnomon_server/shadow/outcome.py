@@ -1,0 +1,34 @@
+"""Outcomes: what became of mirrored requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gnomon_server.shadow.comparing import Compared
+from gnomon_server.wire.record import Record
+
+COMPARED: Final = "compared"
+# The shadow raised on it.
+SHADOW_ERROR: Final = "shadow_error"
+# The shadow did not answer by the deadline.
+TIMEOUT: Final = "timeout"
+# Never run: no room, or no time left at the end.
+DROPPED: Final = "dropped"
+# The signatures differ.
+NOT_COMPARABLE: Final = "not_comparable"
+
+
+@dataclass(frozen=True)
+class Uncompared:
+    """Records that ended in another outcome than `compared`."""
+
+    records: Sequence[Record]
+    outcome: str
+    # Nanoseconds since the epoch, of the shadow's run; 0 if it did not run.
+    start_ns: int = 0
+    end_ns: int = 0
+
+
+Ended = Compared | Uncompared

@@ -1,0 +1,88 @@
+"""The pipeline of a worker: intake, backlog, runner, tally and traces, started in order and stopped in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Executor
+
+from gnomon_server.config import MirrorSettings
+from gnomon_server.shadow.backlog import Backlog
+from gnomon_server.shadow.choice import choose
+from gnomon_server.shadow.compatibility import Fits
+from gnomon_server.shadow.intake import Intake
+from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended
+from gnomon_server.shadow.runner import Runner
+from gnomon_server.shadow.tally import Tally
+from gnomon_server.shadow.traces import Traces
+from gnomon_server.shadow.trial import Shadow, Trial
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.record import Record
+
+
+class Pipeline:
+    """From records in to reports out, for one shadow; every record that arrives ends in exactly one outcome.
+
+    Owned by one event loop; the shadow itself runs in the executor's thread. Raises LoadError at once if the shadow's
+    manifest declares comparisons that cannot be made.
+    """
+
+    def __init__(self, shadow: Shadow, settings: MirrorSettings, address: str, executor: Executor) -> None:
+        self._deadline_ns = round(settings.deadline * 1e9)
+        chosen = choose(shadow.signature, shadow.comparisons)
+        self._tally = Tally(shadow.model, shadow.version, chosen)
+        self._traces = Traces(shadow.model, shadow.version)
+        self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
+        self._runner = Runner(
+            Trial(shadow, chosen, self._deadline_ns),
+            Fits(shadow.signature, shadow.coalescable),
+            self._backlog,
+            settings.batch_rows,
+            executor,
+            self._settle,
+        )
+        self._intake = Intake(self.take, address)
+
+    async def listen(self) -> None:
+        """Opens the intake; raises OSError if it cannot listen."""
+        await self._intake.open()
+
+    async def run(self) -> None:
+        """Works until `finish` has been called and nothing is left."""
+        await self._runner.run()
+
+    def take(self, record: Record, size: int) -> None:
+        """Takes a record of `size` bytes, or counts it as dropped."""
+        if not self._backlog.offer(record, size):
+            self._tally.count((record,), DROPPED)
+
+    def report(self, epoch: str) -> WorkerReport:
+        """Returns the counts so far, and the traces since the last report."""
+        # Even while the shadow is stuck, those that wait behind it come to their end.
+        self._tally.count(self._backlog.expire(time.time_ns() - self._deadline_ns), TIMEOUT)
+        return WorkerReport(
+            epoch=epoch,
+            pairs=self._tally.snapshot(),
+            queue_depth=len(self._backlog) + len(self._runner.unsettled()),
+            traces=self._traces.take(),
+            traces_dropped=self._traces.dropped,
+        )
+
+    async def finish(self, running: asyncio.Task[None], grace: float) -> None:
+        """Stops the intake and ends `running`, the task of `run`, within `grace` seconds; drops what remains."""
+        until = time.monotonic() + grace
+        await self._intake.drain(grace)
+        self._backlog.close()
+        await asyncio.wait({running}, timeout=max(0.0, until - time.monotonic()))
+        running.cancel()
+        await asyncio.wait({running})
+        self._give_up([*self._runner.unsettled(), *self._backlog.take(len(self._backlog))])
+
+    def _give_up(self, records: list[Record]) -> None:
+        limit = time.time_ns() - self._deadline_ns
+        for record in records:
+            self._tally.count((record,), TIMEOUT if record.end_ns < limit else DROPPED)
+
+    def _settle(self, ended: Ended) -> None:
+        self._tally.settle(ended)
+        self._traces.settle(ended)

@@ -1,0 +1,72 @@
+"""The runner: takes records from the backlog, tries the shadow on them in batches and says what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final
+
+from gnomon_server.shadow.backlog import Backlog
+from gnomon_server.shadow.batching import Batch, group, parse
+from gnomon_server.shadow.compatibility import Fits
+from gnomon_server.shadow.outcome import NOT_COMPARABLE, Ended, Uncompared
+from gnomon_server.shadow.trial import Trial
+from gnomon_server.wire.record import Record
+
+# Seconds that a first record waits for company: a run costs many times what a row in it does.
+GATHER: Final = 0.01
+
+
+class Runner:
+    """Drives one shadow; owned by an event loop, which stays responsive while the shadow is stuck in its thread.
+
+    `settle` hears once of every record that was taken, from the event loop.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        fits: Fits,
+        backlog: Backlog,
+        batch_rows: int,
+        executor: Executor,
+        settle: Callable[[Ended], None],
+    ) -> None:
+        self._trial = trial
+        self._fits = fits
+        self._backlog = backlog
+        self._batch_rows = batch_rows
+        self._executor = executor
+        self._settle = settle
+        self._batches: deque[Batch] = deque()
+
+    async def run(self) -> None:
+        """Works until the backlog is closed and empty."""
+        while await self._backlog.ready(GATHER):
+            self._accept(self._backlog.take(self._batch_rows))
+            while self._batches:
+                await self._try_first()
+
+    def unsettled(self) -> list[Record]:
+        """Returns the records that were taken and have no outcome yet."""
+        return [request.record for batch in self._batches for request in batch.requests]
+
+    def _accept(self, records: list[Record]) -> None:
+        parsed = [parse(record, self._fits) for record in records]
+        strangers = [record for record, request in zip(records, parsed, strict=True) if request is None]
+        if strangers:
+            self._settle(Uncompared(strangers, NOT_COMPARABLE))
+        self._batches.extend(group([request for request in parsed if request is not None], self._batch_rows))
+
+    async def _try_first(self) -> None:
+        """Tries the first batch, which stays unsettled until it has an outcome, whatever happens meanwhile."""
+        batch = self._batches[0]
+        ended = await asyncio.get_running_loop().run_in_executor(self._executor, self._trial.of, batch)
+        self._batches.popleft()
+        if ended is None:
+            self._batches.extendleft(reversed(batch.singles()))
+            return
+        for one in ended:
+            self._settle(one)

@@ -1,0 +1,112 @@
+"""A trial: one run of the shadow on one batch, and what became of its requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import numpy as np
+
+from gnomon_protos.tensors import Array, TensorError
+from gnomon_server.models.manifest import Comparison
+from gnomon_server.models.signature import Signature
+from gnomon_server.shadow.batching import Batch
+from gnomon_server.shadow.choice import Chosen
+from gnomon_server.shadow.comparing import compare, wanted
+from gnomon_server.shadow.outcome import NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
+from gnomon_server.wire.record import Record
+
+log = logging.getLogger(__name__)
+
+# Outcomes of a batch that may be the fault of one of its requests.
+SHARED_BLAME: Final = (SHADOW_ERROR, NOT_COMPARABLE)
+
+
+class Shadow(Protocol):
+    """A loaded version, as models.servable.Servable is one."""
+
+    model: str
+    version: int
+    digest: str
+    signature: Signature
+    comparisons: tuple[Comparison, ...]
+    coalescable: bool
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Returns the named outputs; may take any time, and raise anything."""
+
+
+class Trial:
+    """Tries one shadow; blocks, so that it belongs in a thread, and keeps nothing between batches."""
+
+    def __init__(self, shadow: Shadow, chosen: Mapping[str, Chosen], deadline_ns: int) -> None:
+        self._shadow = shadow
+        self._chosen = chosen
+        # Nanoseconds from the primary's answer to the shadow's.
+        self._deadline_ns = deadline_ns
+
+    def of(self, batch: Batch) -> list[Ended] | None:
+        """Returns what became of each request of a batch; None if they must be tried one by one to find the guilty."""
+        late = self._late(batch, time.time_ns())
+        fresh = batch.only([not one for one in late])
+        ended = self._run(fresh) if fresh.requests else []
+        if len(fresh.requests) > 1 and any(isinstance(e, Uncompared) and e.outcome in SHARED_BLAME for e in ended):
+            return None
+        return [*_timeouts(batch, late, 0, 0), *ended]
+
+    def _run(self, batch: Batch) -> list[Ended]:
+        try:
+            inputs, primary = batch.inputs(), batch.primary_outputs()
+        except TensorError as error:
+            log.warning("a mirrored request is not well formed: %s", error)
+            return [Uncompared(_records(batch), NOT_COMPARABLE)]
+        names = wanted(batch, self._chosen)
+        start_ns, began = time.time_ns(), time.perf_counter_ns()
+        try:
+            outputs = self._shadow.run(inputs, names)
+        except Exception:  # noqa: BLE001 - whatever a shadow raises is its outcome, and logged by the servable
+            outputs = None
+        end_ns = start_ns + time.perf_counter_ns() - began
+        if outputs is None or not _divisible(batch, outputs):
+            return [Uncompared(_records(batch), SHADOW_ERROR, start_ns, end_ns)]
+        return self._compare(batch, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
+
+    def _compare(
+        self, batch: Batch, primary: dict[str, Array], shadow: dict[str, Array], times: tuple[int, int]
+    ) -> list[Ended]:
+        late = self._late(batch, times[1])
+        ended: list[Ended] = [*_timeouts(batch, late, *times)]
+        if all(late):
+            return ended
+        if any(late):
+            keep = np.repeat(np.logical_not(late), batch.rows)
+            primary, shadow = ({name: a[keep] for name, a in side.items()} for side in (primary, shadow))
+            batch = batch.only([not one for one in late])
+        try:
+            return [*ended, compare(batch, self._chosen, primary, shadow, times)]
+        except Exception:
+            # A comparator that cannot take some values must not take the worker with it.
+            log.exception("the comparison failed")
+            return [*ended, Uncompared(_records(batch), NOT_COMPARABLE, *times)]
+
+    def _late(self, batch: Batch, now_ns: int) -> list[bool]:
+        limit = now_ns - self._deadline_ns
+        return [request.record.end_ns < limit for request in batch.requests]
+
+
+def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
+    """Whether the rows of a shared run can be told apart; a run of one request may answer in any shape."""
+    total = int(batch.rows.sum())
+    return len(batch.requests) == 1 or all(output.shape[:1] == (total,) for output in outputs)
+
+
+def _timeouts(batch: Batch, late: Sequence[bool], start_ns: int, end_ns: int) -> list[Uncompared]:
+    if not any(late):
+        return []
+    return [Uncompared(_records(batch.only(late)), TIMEOUT, start_ns, end_ns)]
+
+
+def _records(batch: Batch) -> list[Record]:
+    return [request.record for request in batch.requests]

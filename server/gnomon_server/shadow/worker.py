@@ -1,0 +1,112 @@
+"""The worker: the life of one shadow worker process, from its plan to its last report."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from gnomon_server.config import MirrorSettings
+from gnomon_server.errors import LoadError
+from gnomon_server.shadow.pipeline import Pipeline
+from gnomon_server.shadow.trial import Shadow
+from gnomon_server.wire.channel import Channel
+from gnomon_server.wire.messages import (
+    Drain,
+    Drained,
+    ToChild,
+    VersionRef,
+    VersionState,
+    WorkerAck,
+    WorkerPlan,
+    WorkerReport,
+)
+
+log = logging.getLogger(__name__)
+
+# Seconds between reports.
+REPORT_EVERY: Final = 0.2
+
+
+class Worker:
+    """Serves one plan; a plan that failed is kept, idle, until control says what comes next.
+
+    `load` and the shadow run in a thread of their own, which may be stuck: `run` returns without waiting for it.
+    """
+
+    def __init__(
+        self, channel: Channel[ToChild], settings: MirrorSettings, load: Callable[[VersionRef], Shadow]
+    ) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._load = load
+        self._executor = ThreadPoolExecutor(1, "shadow")
+        self._pipeline: Pipeline | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Returns once drained, or at once when control is gone."""
+        plan = await self._channel.receive()
+        if not isinstance(plan, WorkerPlan):
+            return
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._live(plan, tasks))
+            drain = await self._drain_or_end()
+            life.cancel()
+            await asyncio.wait({life})
+            if drain is not None:
+                await self._finish(plan, drain.grace_seconds)
+            if self._running is not None:
+                self._running.cancel()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain_or_end(self) -> Drain | None:
+        while (message := await self._channel.receive()) is not None:
+            if isinstance(message, Drain):
+                return message
+            log.warning("expected a drain, received %s", type(message).__name__)
+        return None
+
+    async def _live(self, plan: WorkerPlan, tasks: asyncio.TaskGroup) -> None:
+        """Loads, listens, acknowledges; then reports until it is cancelled."""
+        try:
+            shadow, pipeline = await self._start(plan)
+        except LoadError as error:
+            self._acknowledge(plan, "failed", reason=str(error))
+            return
+        self._pipeline = pipeline
+        self._running = tasks.create_task(pipeline.run())
+        self._acknowledge(plan, "ready", digest=shadow.digest)
+        await self._report(plan, pipeline)
+
+    async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
+        shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
+        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor)
+        try:
+            await pipeline.listen()
+        except OSError as error:
+            raise LoadError(f"cannot listen on {plan.address}: {error.strerror}") from None
+        return shadow, pipeline
+
+    async def _report(self, plan: WorkerPlan, pipeline: Pipeline) -> None:
+        last: WorkerReport | None = None
+        while True:
+            report = pipeline.report(plan.epoch)
+            # Reports are cumulative, so that one that says nothing new may be left out.
+            if report != last:
+                self._channel.send(report)
+                last = report
+            await asyncio.sleep(REPORT_EVERY)
+
+    async def _finish(self, plan: WorkerPlan, grace: float) -> None:
+        if self._pipeline is not None and self._running is not None:
+            await self._pipeline.finish(self._running, grace)
+            self._channel.send(self._pipeline.report(plan.epoch))
+        self._channel.send(Drained())
+        await self._channel.flush()
+
+    def _acknowledge(self, plan: WorkerPlan, state: str, reason: str = "", digest: str = "") -> None:
+        version = plan.version
+        self._channel.send(WorkerAck(VersionState(version.model, version.version, state, reason, digest)))

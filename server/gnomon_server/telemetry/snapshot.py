@@ -1,0 +1,45 @@
+"""Everything that the metrics are made from, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gnomon_server.wire.messages import CallCount, HistogramCounts, InferenceCount, OutputTally
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What is known of one shadow beside one primary, over all frontends and all lives of its worker."""
+
+    model: str
+    shadow: int
+    # Outcome to requests, for the outcomes in conventions.OUTCOMES.
+    outcomes: Mapping[str, int]
+    # Compared requests that disagree anywhere.
+    disagreeing: int
+    outputs: tuple[OutputTally, ...]
+    # Seconds of the shadow's run per request, over DURATION_BOUNDS.
+    shadow_runs: HistogramCounts
+    # Nanoseconds since the epoch: when its counting began; tallies outlive the server.
+    since_ns: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Cumulative counts and current states; entries with the same keys are added together."""
+
+    # Nanoseconds since the epoch: when the server's own counting began, and now.
+    since_ns: int
+    time_ns: int
+    calls: tuple[CallCount, ...] = ()
+    inferences: tuple[InferenceCount, ...] = ()
+    pairs: tuple[PairCounts, ...] = ()
+    # (model, shadow version) to requests that wait in the worker.
+    queue_depths: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    # (model, shadow version) to one of conventions.VERDICTS.
+    verdicts: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    # (model, version) to one of conventions.VERSION_STATES.
+    states: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    # Calls that have no answer yet.
+    in_flight: int = 0

@@ -1,0 +1,1 @@
+"""What gnomon's own processes say to each other."""

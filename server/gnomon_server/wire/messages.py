@@ -1,0 +1,250 @@
+"""The messages between the control process and its children.
+
+Control sends whole plans (the wish, never a change); children make them true and report whole, cumulative counts since
+their start, so that a lost or repeated report does no harm.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True):
+    """Base: a tagged, immutable message."""
+
+
+class VersionRef(msgspec.Struct, frozen=True):
+    """One version on disk."""
+
+    model: str
+    version: int
+    folder: str
+    # Digest of the model file that was first served under this number; empty for a new version.
+    digest: str = ""
+
+
+class ShadowFeed(msgspec.Struct, frozen=True):
+    """Where a frontend mirrors a model's requests to."""
+
+    model: str
+    version: int
+    # Share of requests, in (0, 1].
+    sample: float
+    # Path of the worker's Unix socket.
+    address: str
+    # The worker's life: a restarted worker has another epoch.
+    epoch: str
+
+
+class ModelPlan(msgspec.Struct, frozen=True):
+    """What a frontend does for one model."""
+
+    name: str
+    # 0: none; the model answers nothing.
+    primary: int
+    # Versions to hold loaded and warm, the primary among them.
+    versions: tuple[VersionRef, ...]
+    shadows: tuple[ShadowFeed, ...]
+
+
+class FrontendPlan(_Message, frozen=True, tag="frontend_plan"):
+    """The whole wish for a frontend."""
+
+    generation: int
+    models: tuple[ModelPlan, ...]
+
+
+class WorkerPlan(_Message, frozen=True, tag="worker_plan"):
+    """The whole wish for a shadow worker: one version, mirrored from one model."""
+
+    version: VersionRef
+    # Path of the Unix socket to listen on.
+    address: str
+    epoch: str
+
+
+class Drain(_Message, frozen=True, tag="drain"):
+    """Stop taking work, finish what was taken, report and exit."""
+
+    grace_seconds: float
+
+
+class VersionState(msgspec.Struct, frozen=True):
+    """How a child's attempt at a version stands."""
+
+    model: str
+    version: int
+    # "loading", "ready" or "failed".
+    state: str
+    reason: str = ""
+    # Digest of the loaded file.
+    digest: str = ""
+
+
+class FrontendAck(_Message, frozen=True, tag="frontend_ack"):
+    """The plan of this generation is true now, but for the versions that failed."""
+
+    generation: int
+    # Port that answers.
+    port: int
+    versions: tuple[VersionState, ...]
+
+
+class WorkerAck(_Message, frozen=True, tag="worker_ack"):
+    """The worker's version is ready, or failed."""
+
+    version: VersionState
+
+
+class HistogramCounts(msgspec.Struct, frozen=True):
+    """A histogram over fixed bounds: one count a bucket, the last one for what lies above every bound."""
+
+    counts: tuple[int, ...]
+    # Sum of the observed values.
+    total: float
+
+
+class CallCount(msgspec.Struct, frozen=True):
+    """Calls of one method that ended with one status."""
+
+    method: str
+    status: str
+    durations: HistogramCounts
+
+
+class InferenceCount(msgspec.Struct, frozen=True):
+    """Requests that one version ran as one role."""
+
+    model: str
+    version: int
+    # "primary" or "previous".
+    role: str
+    # Empty for success, else the status.
+    error: str
+    # Seconds from receipt to answer.
+    durations: HistogramCounts
+    # Seconds of model run.
+    runs: HistogramCounts
+    # Rows of a run.
+    batches: HistogramCounts
+
+
+class FeedCount(msgspec.Struct, frozen=True):
+    """What a frontend selected for one shadow in one epoch."""
+
+    model: str
+    primary: int
+    shadow: int
+    epoch: str
+    selected: int
+    # Of these: never handed over (feed full, worker away).
+    dropped: int
+    # Of these: the primary failed, so that there is nothing to compare.
+    primary_error: int
+
+
+class CallTrace(msgspec.Struct, frozen=True):
+    """A served call, enough to create its spans afterwards."""
+
+    method: str
+    status: str
+    # 16 bytes.
+    trace_id: bytes
+    span_id: int
+    # 0: none.
+    parent_id: int
+    trace_state: str
+    # Nanoseconds since the epoch.
+    start_ns: int
+    end_ns: int
+    peer: str
+    # Empty where no version ran.
+    model: str = ""
+    version: int = 0
+    # 0 where no version ran.
+    run_start_ns: int = 0
+    run_end_ns: int = 0
+    # Of the version that ran; only a primary's calls are mirrored.
+    role: str = "primary"
+
+
+class ShadowTrace(msgspec.Struct, frozen=True):
+    """One mirrored request as the shadow ran it."""
+
+    # The primary's call; exported as well if `unsampled`, since no one has done so.
+    call: CallTrace
+    unsampled: bool
+    model: str
+    version: int
+    outcome: str
+    divergent: bool
+    start_ns: int
+    end_ns: int
+    # (output, divergence) of the request's worst row.
+    divergences: tuple[tuple[str, float], ...]
+
+
+class FrontendReport(_Message, frozen=True, tag="frontend_report"):
+    """Everything a frontend has counted since its start; traces only once."""
+
+    calls: tuple[CallCount, ...]
+    inferences: tuple[InferenceCount, ...]
+    feeds: tuple[FeedCount, ...]
+    traces: tuple[CallTrace, ...]
+    # Traces that were left out for want of room.
+    traces_dropped: int
+    in_flight: int
+
+
+class OutputTally(msgspec.Struct, frozen=True):
+    """Rows of one output, compared."""
+
+    output: str
+    comparator: str
+    tolerance: float
+    rows: int
+    disagreements: int
+    # Sum and maximum of the rows' divergences.
+    divergence_sum: float
+    divergence_max: float
+    # Of the rows' divergences, over DIVERGENCE_BOUNDS.
+    histogram: HistogramCounts
+
+
+class PairTally(msgspec.Struct, frozen=True):
+    """What one worker found between one primary and its shadow."""
+
+    model: str
+    primary: int
+    shadow: int
+    # Requests by outcome.
+    compared: int
+    shadow_error: int
+    timeout: int
+    dropped: int
+    not_comparable: int
+    # Sum over compared requests of the share of rows that agree, and how many requests disagree anywhere.
+    agreement_sum: float
+    disagreeing: int
+    outputs: tuple[OutputTally, ...]
+    # Seconds of run per request: the shadow's share of its coalesced batch, and the primary's.
+    shadow_runs: HistogramCounts
+    primary_runs: HistogramCounts
+
+
+class WorkerReport(_Message, frozen=True, tag="worker_report"):
+    """Everything a worker has counted since its start; traces only once."""
+
+    epoch: str
+    pairs: tuple[PairTally, ...]
+    queue_depth: int
+    traces: tuple[ShadowTrace, ...]
+    traces_dropped: int
+
+
+class Drained(_Message, frozen=True, tag="drained"):
+    """The last message of a child: its reports are complete."""
+
+
+ToChild = FrontendPlan | WorkerPlan | Drain
+FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Drained

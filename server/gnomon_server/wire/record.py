@@ -1,0 +1,92 @@
+"""The mirror record: one finished request as a frontend hands it to a shadow worker.
+
+A fixed little-endian head, then the request and the response exactly as they travelled. The bytes exist already, so
+that handing over costs the frontend one small pack and no copy; the worker pays for the parsing.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+# total, request length, primary version, flags, start, end, run start, run end, trace id, span id, parent span id,
+# peer length, trace state length.
+HEAD = struct.Struct("<IIqBqqqq16sQQHH")
+SAMPLED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request that the primary answered."""
+
+    primary: int
+    # Whether the trace is exported by the frontend already.
+    sampled: bool
+    # Nanoseconds since the epoch: of the call and of the model run in it.
+    start_ns: int
+    end_ns: int
+    run_start_ns: int
+    run_end_ns: int
+    # 16 bytes.
+    trace_id: bytes
+    span_id: int
+    # 0: none.
+    parent_id: int
+    peer: bytes
+    trace_state: bytes
+    # Serialised inference.ModelInferRequest and inference.ModelInferResponse.
+    request: bytes
+    response: bytes
+
+
+def encode(record: Record) -> tuple[bytes, bytes, bytes]:
+    """Returns the record as three buffers to be written one after the other."""
+    peer, state = record.peer[:0xFFFF], record.trace_state[:0xFFFF]
+    total = HEAD.size + len(peer) + len(state) + len(record.request) + len(record.response)
+    head = HEAD.pack(
+        total,
+        len(record.request),
+        record.primary,
+        SAMPLED if record.sampled else 0,
+        record.start_ns,
+        record.end_ns,
+        record.run_start_ns,
+        record.run_end_ns,
+        record.trace_id,
+        record.span_id,
+        record.parent_id,
+        len(peer),
+        len(state),
+    )
+    return head + peer + state, record.request, record.response
+
+
+def decode(buffer: bytes | bytearray | memoryview, offset: int = 0) -> tuple[Record, int] | None:
+    """Returns the record that begins at `offset` and where the next one begins, or None if it is incomplete."""
+    if len(buffer) - offset < HEAD.size:
+        return None
+    (total, size, primary, flags, start, end, run_start, run_end, trace, span, parent, peer_size, state_size) = (
+        HEAD.unpack_from(buffer, offset)
+    )
+    if len(buffer) - offset < total:
+        return None
+    peer = offset + HEAD.size
+    state = peer + peer_size
+    request = state + state_size
+    response = request + size
+    record = Record(
+        primary=primary,
+        sampled=bool(flags & SAMPLED),
+        start_ns=start,
+        end_ns=end,
+        run_start_ns=run_start,
+        run_end_ns=run_end,
+        trace_id=trace,
+        span_id=span,
+        parent_id=parent,
+        peer=bytes(buffer[peer:state]),
+        trace_state=bytes(buffer[state:request]),
+        request=bytes(buffer[request:response]),
+        response=bytes(buffer[response : offset + total]),
+    )
+    return record, offset + total

@@ -1,0 +1,63 @@
+"""The control client: what it sends, and that it hands on what it gets."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from client.fake_server import FakeServer
+
+from gnomon_client import Control, FailedPrecondition
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def control(server: FakeServer) -> Iterator[Control]:
+    with Control(server.address, actor="ada@laptop") as opened:
+        yield opened
+
+
+def test_looking_hands_on_the_servers_messages(control: Control) -> None:
+    assert [status.name for status in control.models().models] == ["every"]
+    assert [status.name for status in control.models("churn").models] == ["churn"]
+    assert control.report("churn", 2).shadow == 2
+    entry = control.audit("churn", 5).entries[0]
+    assert (entry.id, entry.model) == (5, "churn")
+
+
+def test_changes_carry_who_and_why(server: FakeServer, control: Control) -> None:
+    assert control.shadow("churn", 2, 0.1, reason="try").after.shadows[0].sample == 0.1
+    assert not control.shadow("churn", 2, off=True, reason="enough").after.shadows
+    assert control.promote("churn", 2, force=True, reason="urgent").after.primary == 2
+    assert control.rollback("churn", reason="worse").after.primary == 1
+    requests = [seen.request for seen in server.recorder.seen]
+    assert [request.actor for request in requests] == ["ada@laptop"] * 4
+    assert [request.reason for request in requests] == ["try", "enough", "urgent", "worse"]
+    assert (requests[1].off, requests[1].sample) == (True, 0.0)
+    assert requests[2].force
+
+
+def test_a_share_of_one_is_the_default(server: FakeServer, control: Control) -> None:
+    control.shadow("churn", 2)
+    assert server.recorder.seen[0].request.sample == 1.0
+
+
+def test_a_refusal_is_typed(server: FakeServer, control: Control) -> None:
+    server.recorder.script = iter([grpc.StatusCode.FAILED_PRECONDITION])
+    with pytest.raises(FailedPrecondition, match="scripted FAILED_PRECONDITION"):
+        control.promote("churn", 2)
+
+
+def test_the_actor_is_this_user_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    with Control() as control:
+        assert control.actor == f"{getpass.getuser()}@{socket.gethostname()}"
+        assert control.actor.startswith("ada@")

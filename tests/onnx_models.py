@@ -1,0 +1,129 @@
+"""Small ONNX models for tests, each with one behaviour, written into a repository folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper
+
+OPSET = [h.make_opsetid("", 17)]
+FLOAT, INT64 = T.FLOAT, T.INT64
+
+
+def write(repository: Path, name: str, version: int, graph: onnx.GraphProto) -> Path:
+    """Writes a version without a manifest, as a plain Triton repository has it; returns its folder."""
+    model = h.make_model(graph, opset_imports=OPSET, ir_version=9)
+    onnx.checker.check_model(model)
+    aside = repository / f".{name}-{version}"
+    aside.mkdir(parents=True)
+    onnx.save(model, aside / "model.onnx")
+    folder = repository / name / str(version)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return aside.rename(folder)
+
+
+def identity(datatype: int = FLOAT, shape: tuple[int | str, ...] = ("batch", 3)) -> onnx.GraphProto:
+    """y = x."""
+    return h.make_graph(
+        [h.make_node("Identity", ["x"], ["y"])],
+        "identity",
+        [h.make_tensor_value_info("x", datatype, shape)],
+        [h.make_tensor_value_info("y", datatype, shape)],
+    )
+
+
+def affine(scale: float, shift: float = 0.0, width: int = 3) -> onnx.GraphProto:
+    """y = scale * x + shift, FP32 [-1, width]."""
+    constants = [
+        numpy_helper.from_array(np.float32(scale), "scale"),
+        numpy_helper.from_array(np.float32(shift), "shift"),
+    ]
+    return h.make_graph(
+        [h.make_node("Mul", ["x", "scale"], ["scaled"]), h.make_node("Add", ["scaled", "shift"], ["y"])],
+        "affine",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", width])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", width])],
+        constants,
+    )
+
+
+def classifier(bias: float = 0.0) -> onnx.GraphProto:
+    """Two classes: probabilities = [1 - p, p] with p = sigmoid(sum(x) + bias), label = argmax."""
+    constants = [
+        numpy_helper.from_array(np.array([[0.0, 1.0]] * 3, np.float32), "weights"),
+        numpy_helper.from_array(np.array([0.0, bias], np.float32), "bias"),
+    ]
+    return h.make_graph(
+        [
+            h.make_node("MatMul", ["x", "weights"], ["sums"]),
+            h.make_node("Add", ["sums", "bias"], ["logits"]),
+            h.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+            h.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+        ],
+        "classifier",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [
+            h.make_tensor_value_info("label", INT64, ["batch"]),
+            h.make_tensor_value_info("probabilities", FLOAT, ["batch", 2]),
+        ],
+        constants,
+    )
+
+
+def raising() -> onnx.GraphProto:
+    """y = x for rows whose first number is 0; any other row indexes past the end, which fails at run time."""
+    constants = [numpy_helper.from_array(np.zeros((1, 3), np.float32), "table")]
+    return h.make_graph(
+        [
+            h.make_node("Slice", ["x", "zero", "one", "axis"], ["first"]),
+            h.make_node("Cast", ["first"], ["index"], to=INT64),
+            h.make_node("Squeeze", ["index", "axis"], ["flat"]),
+            h.make_node("Gather", ["table", "flat"], ["zeros"], axis=0),
+            h.make_node("Add", ["x", "zeros"], ["y"]),
+        ],
+        "raising",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+        [
+            *constants,
+            numpy_helper.from_array(np.array([0], np.int64), "zero"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        ],
+    )
+
+
+def slow(rounds: int) -> onnx.GraphProto:
+    """y = x, after `rounds` multiplications of a 64 x 64 matrix if any number of x is above 0.5, else at once."""
+    eye = numpy_helper.from_array(np.eye(64, dtype=np.float32), "eye")
+    body = h.make_graph(
+        [h.make_node("MatMul", ["state", "eye"], ["next"]), h.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [
+            h.make_tensor_value_info("round", INT64, []),
+            h.make_tensor_value_info("go", T.BOOL, []),
+            h.make_tensor_value_info("state", FLOAT, [64, 64]),
+        ],
+        [h.make_tensor_value_info("on", T.BOOL, []), h.make_tensor_value_info("next", FLOAT, [64, 64])],
+    )
+    return h.make_graph(
+        [
+            h.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            h.make_node("Greater", ["largest", "half"], ["heavy"]),
+            h.make_node("Loop", ["rounds", "heavy", "eye"], ["last"], body=body),
+            h.make_node("ReduceMax", ["last"], ["unit"], keepdims=0),
+            h.make_node("Mul", ["x", "unit"], ["y"]),
+        ],
+        "slow",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+        [
+            eye,
+            numpy_helper.from_array(np.float32(0.5), "half"),
+            numpy_helper.from_array(np.int64(rounds), "rounds"),
+        ],
+    )
