@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-
-from gnomon_converters.errors import ConversionError
-from gnomon_protos.tensors import Array
 from onnx import TensorProto
 from skl2onnx.common import _registration as registry
 from skl2onnx.common.data_types import StringTensorType
 from skl2onnx.operator_converters.common import concatenate_variables
+
+from gnomon_converters.errors import ConversionError
+from gnomon_protos.tensors import Array
 
 Convert = Callable[[Any, Any, Any], None]
 # The registry is the process's own: one conversion at a time may have its converters in it.
@@ -158,7 +158,7 @@ def _rounded_down(tree: Any) -> Any:
 
 
 def round_down(values: Array) -> Array:
-    """Returns the greatest float32 not above each float64; x <= t and x <= round_down(t) agree for every float32 x."""
+    """For each float64 t, returns the greatest float32 not above it: for every float32 x, x <= t as x <= that."""
     with np.errstate(over="ignore"):
         nearest = values.astype(np.float32)
     return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)

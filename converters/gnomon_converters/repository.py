@@ -36,7 +36,11 @@ def check(repository: Path, name: str, version: int | None) -> None:
 
 
 def write(
-    repository: Path, name: str, version: int | None, model: tuple[str, bytes], manifest: Callable[[int], tuple[str, str]]
+    repository: Path,
+    name: str,
+    version: int | None,
+    model: tuple[str, bytes],
+    manifest: Callable[[int], tuple[str, str]],
 ) -> tuple[Path, int]:
     """Writes a version and returns its folder and number; without a number it takes the one after the highest.
 

@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-
 import onnx
 import sklearn.metrics
+from skl2onnx import convert_sklearn
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+from sklearn.base import is_classifier, is_regressor
+from sklearn.compose import ColumnTransformer
+
 from gnomon_converters import graph
 from gnomon_converters.errors import ConversionError, first_line
 from gnomon_converters.frameworks import Expected, Original, type_name
 from gnomon_converters.precision import Rounding, precise
 from gnomon_converters.sample import MATRIX, Sample
 from gnomon_protos.tensors import Array
-from skl2onnx import convert_sklearn
-from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-from sklearn.base import is_classifier, is_regressor
-from sklearn.compose import ColumnTransformer
 
 PACKAGES: Final = ("scikit-learn", "skl2onnx")
 

@@ -120,7 +120,8 @@ def _bounds(meaning: str, values: Array, tolerance: float | None) -> Array:
     if meaning == "probabilities":
         return np.full(values.shape, PROBABILITIES)
     finite = np.where(np.isfinite(values), values, 0.0)
-    return VALUES * (np.abs(finite) + np.sqrt(np.mean(np.square(finite))))
+    bounds: Array = VALUES * (np.abs(finite) + np.sqrt(np.mean(np.square(finite))))
+    return bounds
 
 
 def _explain(output: OutputAgreement, rows: int) -> str:

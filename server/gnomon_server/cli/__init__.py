@@ -15,9 +15,9 @@ from typing import Final, NoReturn
 from gnomon_server.errors import GnomonError
 
 COMMANDS: Final = (
-    # "gnomon_server.cli.demo",
+    "gnomon_server.cli.demo",
     "gnomon_server.cli.serve",
-    # "gnomon_server.cli.convert",
+    "gnomon_server.cli.convert",
     "gnomon_server.cli.looking",
     "gnomon_server.cli.changing",
 )

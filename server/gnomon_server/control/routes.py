@@ -75,7 +75,7 @@ class Route:
         return self._next(primary=version, previous=self.primary, shadows=self._without(version), idle=idle)
 
     def rolled_back(self) -> Route:
-        """Returns the route with the previous primary as primary again; the other one must prove itself anew."""
+        """Returns the route with the previous primary as primary again, and the other one back in the shadow."""
         if not self.previous:
             raise Refused(f"model '{self.model}' has no previous version to roll back to")
         shadows = {**self.shadows, self.primary: 1.0}

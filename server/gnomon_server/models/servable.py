@@ -190,18 +190,21 @@ def _check_golden(session: Any, signature: Signature, declared: Manifest) -> Non
 def _rows_independent(session: Any, signature: Signature, declared: Manifest) -> bool:
     """Whether a batch gives what its rows give alone, tried on the golden sample or on made-up inputs."""
     inputs = declared.golden_inputs or _made_up(signature)
-    rows = min(len(array) for array in inputs.values())
+    rows = min((len(array) for array in inputs.values()), default=0)
     names = signature.output_names
     try:
         together = _run(session, inputs, names)
         singles = [_run(session, {name: a[i : i + 1] for name, a in inputs.items()}, names) for i in range(rows)]
     except Internal:
         return False
-    return rows > 1 and all(
-        all(len(single[k]) == 1 for single in singles)
-        and _close(np.concatenate([single[k] for single in singles]), together[k])
-        for k in range(len(names))
-    )
+    return rows > 1 and all(_joined([single[k] for single in singles], together[k]) for k in range(len(names)))
+
+
+def _joined(singles: Sequence[Array], together: Array) -> bool:
+    """Whether arrays of one row each, put together, are the array of all rows."""
+    if any(single.shape != (1, *together.shape[1:]) for single in singles):
+        return False
+    return _close(np.concatenate(singles), together)
 
 
 def _made_up(signature: Signature) -> dict[str, Array]:

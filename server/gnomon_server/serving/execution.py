@@ -48,21 +48,22 @@ class Execution:
         servable: Servable,
         inputs: Mapping[str, Array],
         outputs: Sequence[str],
-        expires: float | None,
+        limit: float | None,
         done: Callable[[Run], None],
     ) -> None:
         """Runs now or on a thread, and calls `done` on the event loop.
 
-        Work that has not begun when `time.monotonic()` passes `expires` ends in DeadlineExceeded. Raises Exhausted
-        if too much is waiting. An unknown version runs on a thread until its first run is measured.
+        Work that has not begun after `limit` seconds ends in DeadlineExceeded. Raises Exhausted if too much is waiting.
+        An unknown version runs on a thread until its first run is measured.
         """
+        since = time.monotonic()
         if self._means.get(servable, INLINE_SECONDS) < INLINE_SECONDS:
-            done(self._run(servable, inputs, outputs, expires))
+            done(self._run(servable, inputs, outputs, limit, since))
             return
         if self._waiting >= MAX_WAITING:
             raise Exhausted(f"queue: expected at most {MAX_WAITING} waiting, received one more")
         self._waiting += 1
-        future = self._loop.run_in_executor(self._threads, self._run, servable, inputs, outputs, expires)
+        future = self._loop.run_in_executor(self._threads, self._run, servable, inputs, outputs, limit, since)
         future.add_done_callback(lambda finished: self._finished(finished.result(), done))
 
     def close(self) -> None:
@@ -74,11 +75,18 @@ class Execution:
         done(run)
 
     def _run(
-        self, servable: Servable, inputs: Mapping[str, Array], outputs: Sequence[str], expires: float | None
+        self,
+        servable: Servable,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        limit: float | None,
+        since: float,
     ) -> Run:
         start_ns = time.time_ns()
-        if expires is not None and time.monotonic() > expires:
-            return Run((), DeadlineExceeded("queue: the call's time ran out before its run began"), start_ns, start_ns)
+        waited = time.monotonic() - since
+        if limit is not None and waited > limit:
+            late = f"queue: expected start within {limit * 1e6:.0f} us, waited {waited * 1e6:.0f} us"
+            return Run((), DeadlineExceeded(late), start_ns, start_ns)
         start = time.perf_counter()
         result: Sequence[Array] = ()
         error: GnomonError | None = None

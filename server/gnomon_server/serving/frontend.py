@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Final
 
 from gnomon_server.config import Settings
@@ -69,21 +68,25 @@ class Frontend:
         return self._planned and not self.draining and self.table.ready
 
     async def run(self) -> None:
-        """Serves until control says drain or goes away."""
-        self._port = await self._transport.start()
-        tasks = [asyncio.create_task(self._follow_plans()), asyncio.create_task(self._report_always())]
-        grace = 0.0
+        """Serves until control says drain or goes away; raises what ends one of its tasks before."""
+        told = asyncio.create_task(self._listen_to_control())
+        tasks = (told, asyncio.create_task(self._follow_plans()), asyncio.create_task(self._report_always()))
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+        await self._drain(told.result())
+
+    async def _listen_to_control(self) -> float:
+        """Returns the seconds that a drain may take: none if control has gone."""
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, FrontendPlan):
                 self._plans.put_nowait(message)
             elif isinstance(message, Drain):
-                grace = message.grace_seconds
-                break
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await self._drain(grace)
+                return message.grace_seconds
+        return 0.0
 
     async def _follow_plans(self) -> None:
         while True:
@@ -94,6 +97,10 @@ class Frontend:
 
     async def _make_true(self, plan: FrontendPlan) -> None:
         refs = frozenset(ref for model in plan.models for ref in model.versions)
+        missing = self._holdings.missing(refs)
+        self.table = self.table.awaiting(
+            {model.name: frozenset(ref.version for ref in model.versions if ref in missing) for model in plan.models}
+        )
         await self._holdings.wish(refs)
         await self._connect({feed for model in plan.models for feed in model.shadows})
         self.table = RouteTable({model.name: self._route(model) for model in plan.models})
@@ -101,6 +108,9 @@ class Frontend:
         self._holdings.keep(refs)
         self._close_feeds({feed for model in plan.models for feed in model.shadows})
         self._health.set(self.ready)
+        if not self._port:
+            # Not before: whoever comes while another frontend answers must not find this one empty.
+            self._port = await self._transport.start()
         self._channel.send(FrontendAck(plan.generation, self._port, self._holdings.states()))
 
     async def _connect(self, wished: set[ShadowFeed]) -> None:
@@ -144,7 +154,7 @@ class Frontend:
     async def _drain(self, grace: float) -> None:
         """Refuses, answers what is in, hands the rest of the mirror over, reports."""
         self.draining = True
-        self._health.set(False)
+        self._health.end()
         await self._transport.drain(grace)
         self._execution.close()
         for feed in self._feeds.values():

@@ -22,14 +22,20 @@ class Health:
     def __init__(self, services: tuple[str, ...]) -> None:
         self._services = {"", *services}
         self._serving = False
+        self._ended = False
         self._changed = asyncio.Event()
 
     def set(self, serving: bool) -> None:
         """Says whether the server can answer; wakes every watcher if that is new."""
         if serving != self._serving:
             self._serving = serving
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake()
+
+    def end(self) -> None:
+        """Says NOT_SERVING for good and ends every watch, since a watcher would hold up the drain."""
+        self._serving = False
+        self._ended = True
+        self._wake()
 
     def methods(self) -> Methods:
         """Returns the method table."""
@@ -39,21 +45,28 @@ class Health:
         service = _service(call.message)
         if service not in self._services:
             raise NotFound(f"service {quoted(service)} not found")
-        call.answer(self._response())
+        call.answer(self._response(service))
 
     async def _watch(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for message in messages:
-            if _service(message) not in self._services:
-                unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-                yield health_pb2.HealthCheckResponse(status=unknown).SerializeToString()
-                await asyncio.Event().wait()
+            service, last = _service(message), b""
             while True:
-                changed = self._changed
-                yield self._response()
+                changed, response = self._changed, self._response(service)
+                if response != last:
+                    yield response
+                    last = response
+                if self._ended:
+                    return
                 await changed.wait()
 
-    def _response(self) -> bytes:
-        status = health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _response(self, service: str) -> bytes:
+        status = "SERVICE_UNKNOWN"
+        if service in self._services:
+            status = "SERVING" if self._serving else "NOT_SERVING"
         response: bytes = health_pb2.HealthCheckResponse(status=status).SerializeToString()
         return response
 

@@ -25,9 +25,12 @@ class Holdings:
 
     async def wish(self, refs: frozenset[VersionRef]) -> None:
         """Loads, one after the other and on a thread, every version that is wished and not there."""
-        for ref in sorted(refs, key=lambda ref: (ref.model, ref.version)):
-            if self._states.get(ref, lifecycle.UNLOADED) == lifecycle.UNLOADED:
-                await self._bring(ref)
+        for ref in sorted(self.missing(refs), key=lambda ref: (ref.model, ref.version)):
+            await self._bring(ref)
+
+    def missing(self, refs: frozenset[VersionRef]) -> frozenset[VersionRef]:
+        """Returns the versions that `wish` would have to load."""
+        return refs - self._states.keys()
 
     def keep(self, refs: frozenset[VersionRef]) -> None:
         """Lets go of every version that is not wished; one in use lives until its last run ends."""
@@ -60,8 +63,15 @@ class Holdings:
             loaded = await asyncio.to_thread(self._load, ref)
         except LoadError as error:
             log.error("model '%s' version '%d' cannot be served: %s", ref.model, ref.version, error)
-            self._states[ref] = lifecycle.after(self._states[ref], "load_failed")
-            self._reasons[ref] = str(error)
+            self._failed(ref, str(error))
+        except Exception:
+            # A version that trips over a defect of ours must not take down what serves.
+            log.exception("model '%s' version '%d' cannot be served", ref.model, ref.version)
+            self._failed(ref, "internal error while loading; the log has the details")
         else:
             self._states[ref] = lifecycle.after(self._states[ref], "loaded")
             self._servables[ref] = loaded
+
+    def _failed(self, ref: VersionRef, reason: str) -> None:
+        self._states[ref] = lifecycle.after(self._states[ref], "load_failed")
+        self._reasons[ref] = reason

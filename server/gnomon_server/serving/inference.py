@@ -39,6 +39,11 @@ class Inference:
         """Whether the primary answers, so that the request may be mirrored."""
         return self.servable is self.route.primary
 
+    @property
+    def role(self) -> str:
+        """The role of the version that answers."""
+        return "primary" if self.primary else "previous"
+
 
 class Inferences:
     """Accepts ModelInfer calls; never waits for anything but the model itself."""
@@ -66,9 +71,9 @@ class Inferences:
         rows = len(first) if signature.batched and first is not None else 1
         inference = Inference(call, request, route, servable, names, rows)
         self.in_flight += 1
-        expires = _expires(request, call)
+        limit = _limit(request, call)
         try:
-            self._execution.submit(servable, inputs, names, expires, lambda run: self._end(inference, run))
+            self._execution.submit(servable, inputs, names, limit, lambda run: self._end(inference, run))
         except GnomonError as error:
             self.in_flight -= 1
             raise type(error)(f"model '{model}' version '{version}': {error}") from None
@@ -78,7 +83,7 @@ class Inferences:
         self.in_flight -= 1
         call, servable = inference.call, inference.servable
         note = self._observation.note(call)
-        note.servable, note.run = servable, run
+        note.servable, note.role, note.run = servable, inference.role, run
         response, error = b"", run.error
         if error is None:
             response, error = _encode(inference, run)
@@ -139,12 +144,12 @@ def _encode(inference: Inference, run: Run) -> tuple[bytes, GnomonError | None]:
     return response, None
 
 
-def _expires(request: pb.ModelInferRequest, call: Call) -> float | None:
-    """Returns the moment of time.monotonic() until which the run must have begun."""
+def _limit(request: pb.ModelInferRequest, call: Call) -> float | None:
+    """Returns the seconds within which the run must begin, or None for any."""
     limits = []
     if "timeout" in request.parameters and request.parameters["timeout"].int64_param:
         limits.append(request.parameters["timeout"].int64_param / 1e6)
     remaining = call.time_remaining()
     if remaining is not None:
         limits.append(remaining)
-    return time.monotonic() + min(limits) if limits else None
+    return min(limits, default=None)

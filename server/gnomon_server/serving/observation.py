@@ -30,6 +30,8 @@ class Note:
 
     trace: TraceContext | None = None
     servable: Servable | None = None
+    # Of the servable.
+    role: str = "primary"
     run: Run | None = None
 
 
@@ -59,8 +61,7 @@ class Observation:
     def inference(self, inference: Inference, run: Run, error: GnomonError | None) -> None:
         """Counts a request that reached a run."""
         servable = inference.servable
-        role = "primary" if inference.primary else "previous"
-        key = (servable.model, servable.version, role, error.status if error else "")
+        key = (servable.model, servable.version, inference.role, error.status if error else "")
         histograms = self._inferences.get(key)
         if histograms is None:
             histograms = (Histogram(DURATION_BOUNDS), Histogram(DURATION_BOUNDS), Histogram(BATCH_BOUNDS))
@@ -121,4 +122,5 @@ def call_trace(call: Call, status: str, context: TraceContext, note: Note) -> Ca
         version=servable.version if servable else 0,
         run_start_ns=run.start_ns if run else 0,
         run_end_ns=run.end_ns if run else 0,
+        role=note.role,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gnomon_server.errors import InvalidRequest, NotFound
+from gnomon_server.errors import InvalidRequest, NotFound, NotReady
 from gnomon_server.models.requests import quoted
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.feed import Feed
@@ -25,16 +25,22 @@ class ModelRoute:
     # Every loaded version that may answer when it is named.
     versions: Mapping[int, Servable]
     feeds: tuple[Feed, ...]
+    # Versions that are on their way.
+    loading: frozenset[int] = frozenset()
 
     def resolve(self, version: str) -> Servable:
-        """Returns the version that answers; empty is the primary. Raises NotFound or InvalidRequest."""
+        """Returns the version that answers; empty is the primary. Raises NotFound, NotReady or InvalidRequest."""
         if not version:
+            if self.primary is None and self.loading:
+                raise NotReady(f"model '{self.name}': not ready: LOADING")
             if self.primary is None:
                 raise NotFound(f"model '{self.name}': no version is loaded")
             return self.primary
         if not VERSION.fullmatch(version):
             expected = "version: expected a positive integer or nothing"
             raise InvalidRequest(f"model '{self.name}': {expected}, received {quoted(version)}")
+        if int(version) in self.loading:
+            raise NotReady(f"model '{self.name}' version '{version}': not ready: LOADING")
         servable = self.versions.get(int(version))
         if servable is None:
             expected = str(sorted(self.versions))
@@ -57,7 +63,13 @@ class RouteTable:
             raise InvalidRequest("model name is empty")
         raise NotFound(f"model {quoted(name)} not found")
 
+    def awaiting(self, loading: Mapping[str, frozenset[int]]) -> RouteTable:
+        """Returns this table with versions by model marked as on their way; what answers goes on answering."""
+        names = self.models.keys() | loading.keys()
+        routes = {name: self.models.get(name, ModelRoute(name, None, {}, ())) for name in names}
+        return RouteTable({name: replace(routes[name], loading=loading.get(name, frozenset())) for name in names})
+
     @property
     def ready(self) -> bool:
-        """Whether every model has a primary that can answer."""
-        return all(route.primary is not None for route in self.models.values())
+        """Whether every model has a primary that can answer; a model that is on its way does not count yet."""
+        return all(route.primary is not None or route.loading for route in self.models.values())

@@ -63,7 +63,7 @@ class Service:
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._state.table.model(request.name).resolve(request.version)
-        except NotFound:
+        except (NotFound, NotReady):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self._state.draining)
 

@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array
+from gnomon_server.shadow import outline
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.compatibility import Fit, Fits, Tensor
 from gnomon_server.wire.record import Record
 
 
 class Mirrored(NamedTuple):
-    """One mirrored request, parsed and found comparable."""
+    """One mirrored request that can be compared."""
 
     record: Record
-    request: pb.ModelInferRequest
-    response: pb.ModelInferResponse
     fit: Fit
+    # Raw contents of the inputs, and of the primary's outputs; empty where the contents are typed.
+    inputs: Sequence[bytes]
+    outputs: Sequence[bytes]
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,28 @@ class Batch:
         """Rows of each request."""
         return np.array([request.fit.rows for request in self.requests], np.intp)
 
+    @cached_property
+    def ends_ns(self) -> NDArray[np.int64]:
+        """When the primary answered each request, in nanoseconds since the epoch."""
+        return np.array([request.record.end_ns for request in self.requests], np.int64)
+
     def inputs(self) -> dict[str, Array]:
         """Returns the inputs of all requests, joined; raises TensorError if they are not well formed."""
         layout = self.fit.layout
-        messages = [request.request for request in self.requests]
         if layout.raw_inputs:
-            return self._join_raw(layout.inputs, [message.raw_input_contents for message in messages])
+            return self._join_raw(layout.inputs, [request.inputs for request in self.requests])
+        messages = [pb.ModelInferRequest.FromString(request.record.request) for request in self.requests]
         return self._join_typed(layout.inputs, [message.inputs for message in messages])
 
     def primary_outputs(self) -> dict[str, Array]:
         """Returns the primary's outputs for all requests, joined; raises TensorError if they are not well formed."""
         layout = self.fit.layout
-        messages = [request.response for request in self.requests]
         if layout.raw_outputs:
-            return self._join_raw(layout.outputs, [message.raw_output_contents for message in messages])
+            return self._join_raw(layout.outputs, [request.outputs for request in self.requests])
+        messages = [pb.ModelInferResponse.FromString(request.record.response) for request in self.requests]
         return self._join_typed(layout.outputs, [message.outputs for message in messages])
 
-    def only(self, keep: Sequence[bool] | Flags) -> Batch:
+    def only(self, keep: Flags) -> Batch:
         """Returns the batch of the requests that are to be kept."""
         return Batch(tuple(compress(self.requests, keep)))
 
@@ -105,12 +112,11 @@ class _Typed(Protocol):
 def parse(record: Record, fits: Fits) -> Mirrored | None:
     """Returns a record as a request that can be compared, or None if it cannot."""
     try:
-        request = pb.ModelInferRequest.FromString(record.request)
-        response = pb.ModelInferResponse.FromString(record.response)
+        request, response = outline.of_request(record.request), outline.of_response(record.response)
+        fit = fits.of(request, response)
     except DecodeError:
         return None
-    fit = fits.of(request, response)
-    return None if fit.reason else Mirrored(record, request, response, fit)
+    return None if fit.reason else Mirrored(record, fit, request.raw, response.raw)
 
 
 def group(requests: Iterable[Mirrored], batch_rows: int) -> list[Batch]:

@@ -6,11 +6,12 @@ Decided once for each layout of tensors, since clients send the same few again a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.shadow.outline import Outline
 
 # A client may vary its shapes without end.
 REMEMBERED: Final = 1024
@@ -48,32 +49,43 @@ class Fit:
 
 
 class Fits:
-    """The decisions for one shadow, remembered by layout."""
+    """The decisions for one shadow, remembered by what the tensors say."""
 
     def __init__(self, signature: Signature, coalescable: bool) -> None:
         self._signature = signature
         self._coalescable = coalescable
-        self._decided: dict[Layout, Fit] = {}
+        self._decided: dict[Hashable, Fit] = {}
+        # A number for each group, since it is cheaper to compare than what it stands for.
+        self._groups: dict[Hashable, int] = {}
 
-    def of(self, request: pb.ModelInferRequest, response: pb.ModelInferResponse) -> Fit:
-        """Returns how a request and its answer fit."""
-        layout = layout_of(request, response)
-        found = self._decided.get(layout)
+    def of(self, request: Outline, response: Outline) -> Fit:
+        """Returns how a request and its answer fit; raises DecodeError if a tensor is not well formed."""
+        inputs, outputs = tuple(request.tensors), tuple(response.tensors)
+        raw_inputs, raw_outputs = len(request.raw) == len(inputs), len(response.raw) == len(outputs)
+        if not (raw_inputs and raw_outputs):
+            # Typed contents are part of the tensors, so that they would hardly ever be seen again.
+            return self._decide(inputs, outputs, raw_inputs, raw_outputs)
+        key = (inputs, outputs)
+        found = self._decided.get(key)
         if found is None:
             if len(self._decided) >= REMEMBERED:
                 self._decided.clear()
-            found = self._decided[layout] = decide(layout, self._signature, self._coalescable)
+            found = self._decided[key] = self._decide(inputs, outputs, raw_inputs, raw_outputs)
         return found
 
-
-def layout_of(request: pb.ModelInferRequest, response: pb.ModelInferResponse) -> Layout:
-    """Returns the layout of a request and its answer."""
-    return Layout(
-        tuple([Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in request.inputs]),
-        tuple([Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in response.outputs]),
-        len(request.raw_input_contents) == len(request.inputs),
-        len(response.raw_output_contents) == len(response.outputs),
-    )
+    def _decide(self, inputs: Iterable[bytes], outputs: Iterable[bytes], raw_inputs: bool, raw_outputs: bool) -> Fit:
+        received = (pb.ModelInferRequest.InferInputTensor.FromString(data) for data in inputs)
+        answered = (pb.ModelInferResponse.InferOutputTensor.FromString(data) for data in outputs)
+        layout = Layout(
+            tuple(Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in received),
+            tuple(Tensor(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in answered),
+            raw_inputs,
+            raw_outputs,
+        )
+        fit = decide(layout, self._signature, self._coalescable)
+        if fit.group is None:
+            return fit
+        return replace(fit, group=self._groups.setdefault(fit.group, len(self._groups)))
 
 
 def decide(layout: Layout, signature: Signature, coalescable: bool) -> Fit:

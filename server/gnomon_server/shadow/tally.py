@@ -74,7 +74,7 @@ class _Pair:
                 self._outputs[name] = _Output(self._chosen[name])
             self._outputs[name].add(divergences, compared.disagreements[name])
         share = (compared.end_ns - compared.start_ns) / 1e9 / count
-        self._shadow_runs.add(np.full(count, share))
+        self._shadow_runs.add(np.array([share]), count)
         self._primary_runs.add(_runs(compared.batch))
 
     def snapshot(self, model: str, primary: int, shadow: int) -> PairTally:
@@ -133,10 +133,10 @@ class _Histogram:
         self._counts: NDArray[Any] = np.zeros(len(bounds) + 1, np.int64)
         self._total = 0.0
 
-    def add(self, values: Floats) -> None:
-        buckets = np.searchsorted(self._bounds, values, side="left")
-        self._counts += np.bincount(buckets, minlength=len(self._counts))
-        self._total += float(values.sum())
+    def add(self, values: Floats, times: int = 1) -> None:
+        buckets = self._bounds.searchsorted(values, side="left")
+        self._counts += np.bincount(buckets, minlength=len(self._counts)) * times
+        self._total += float(values.sum()) * times
 
     def snapshot(self) -> HistogramCounts:
         return HistogramCounts(tuple(self._counts.tolist()), self._total)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.outcome import COMPARED, SHADOW_ERROR, Ended, Uncompared
 from gnomon_server.wire.messages import CallTrace, ShadowTrace
@@ -47,13 +49,15 @@ class Traces:
                 self._kept.append(self._trace(record, ended, ended.outcome))
 
     def _settle_compared(self, ended: Compared) -> None:
+        sampled = [request.record.sampled for request in ended.batch.requests]
+        divergent = ended.agreement < 1
         ends = ended.batch.rows.cumsum()
-        for index, request in enumerate(ended.batch.requests):
-            divergent = bool(ended.agreement[index] < 1)
-            if (divergent or request.record.sampled) and self._room(divergent):
-                rows = slice(int(ends[index] - request.fit.rows), int(ends[index]))
+        for index in np.flatnonzero(divergent | sampled):
+            if self._room(bool(divergent[index])):
+                request = ended.batch.requests[index]
+                rows = slice(ends[index] - request.fit.rows, ends[index])
                 worst = tuple((name, float(d[rows].max(initial=0))) for name, d in ended.divergences.items())
-                self._kept.append(self._trace(request.record, ended, COMPARED, divergent, worst))
+                self._kept.append(self._trace(request.record, ended, COMPARED, bool(divergent[index]), worst))
 
     def _room(self, notable: bool) -> bool:
         if len(self._kept) < (KEPT if notable else KEPT_AGREEING):

@@ -14,6 +14,7 @@ from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature
 from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
+from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import compare, wanted
 from gnomon_server.shadow.outcome import NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 from gnomon_server.wire.record import Record
@@ -50,11 +51,11 @@ class Trial:
     def of(self, batch: Batch) -> list[Ended] | None:
         """Returns what became of each request of a batch; None if they must be tried one by one to find the guilty."""
         late = self._late(batch, time.time_ns())
-        fresh = batch.only([not one for one in late])
+        fresh = batch.only(~late) if late.any() else batch
         ended = self._run(fresh) if fresh.requests else []
         if len(fresh.requests) > 1 and any(isinstance(e, Uncompared) and e.outcome in SHARED_BLAME for e in ended):
             return None
-        return [*_timeouts(batch, late, 0, 0), *ended]
+        return [*_timeouts(batch, late, (0, 0)), *ended]
 
     def _run(self, batch: Batch) -> list[Ended]:
         try:
@@ -77,13 +78,13 @@ class Trial:
         self, batch: Batch, primary: dict[str, Array], shadow: dict[str, Array], times: tuple[int, int]
     ) -> list[Ended]:
         late = self._late(batch, times[1])
-        ended: list[Ended] = [*_timeouts(batch, late, *times)]
-        if all(late):
+        ended: list[Ended] = [*_timeouts(batch, late, times)]
+        if late.all():
             return ended
-        if any(late):
-            keep = np.repeat(np.logical_not(late), batch.rows)
+        if late.any():
+            keep = np.repeat(~late, batch.rows)
             primary, shadow = ({name: a[keep] for name, a in side.items()} for side in (primary, shadow))
-            batch = batch.only([not one for one in late])
+            batch = batch.only(~late)
         try:
             return [*ended, compare(batch, self._chosen, primary, shadow, times)]
         except Exception:
@@ -91,9 +92,9 @@ class Trial:
             log.exception("the comparison failed")
             return [*ended, Uncompared(_records(batch), NOT_COMPARABLE, *times)]
 
-    def _late(self, batch: Batch, now_ns: int) -> list[bool]:
-        limit = now_ns - self._deadline_ns
-        return [request.record.end_ns < limit for request in batch.requests]
+    def _late(self, batch: Batch, now_ns: int) -> Flags:
+        late: Flags = batch.ends_ns < now_ns - self._deadline_ns
+        return late
 
 
 def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
@@ -102,10 +103,8 @@ def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
     return len(batch.requests) == 1 or all(output.shape[:1] == (total,) for output in outputs)
 
 
-def _timeouts(batch: Batch, late: Sequence[bool], start_ns: int, end_ns: int) -> list[Uncompared]:
-    if not any(late):
-        return []
-    return [Uncompared(_records(batch.only(late)), TIMEOUT, start_ns, end_ns)]
+def _timeouts(batch: Batch, late: Flags, times: tuple[int, int]) -> list[Uncompared]:
+    return [Uncompared(_records(batch.only(late)), TIMEOUT, *times)] if late.any() else []
 
 
 def _records(batch: Batch) -> list[Record]:

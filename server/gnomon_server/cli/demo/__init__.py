@@ -1,1 +1,36 @@
-"""The demo: the whole loop on real flights, from training to promotion."""
+"""`gnomon demo`: the whole loop on real data, by itself."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gnomon_server.cli.screen import add_command
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        subparsers,
+        "demo",
+        "Train, convert, serve, shadow, compare and promote on real flights; exits 0 if version 2 earns its promotion.",
+        "gnomon demo --break 2",
+        run,
+    )
+    parser.add_argument("--rate", type=float, default=400.0, metavar="R", help="requests a second (default: 400)")
+    parser.add_argument(
+        "--requests", type=int, default=4000, metavar="N", help="compared requests before the one look (default: 4000)"
+    )
+    parser.add_argument(
+        "--break", type=int, choices=(2,), dest="broken", metavar="2", help="train version 2 with version 3's mistake"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plays the demo."""
+    from gnomon_server.cli.demo.play import Options, play
+    from gnomon_server.errors import InvalidRequest
+
+    if arguments.rate <= 0 or arguments.requests < 1:
+        raise InvalidRequest("demo: expected --rate above 0 and --requests of at least 1")
+    return play(Options(arguments.rate, arguments.requests, arguments.broken))
