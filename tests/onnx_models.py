@@ -127,3 +127,33 @@ def slow(rounds: int) -> onnx.GraphProto:
             numpy_helper.from_array(np.int64(rounds), "rounds"),
         ],
     )
+
+
+def added() -> onnx.GraphProto:
+    """y = a + b, two inputs FP32 [-1, 3]."""
+    return h.make_graph(
+        [h.make_node("Add", ["a", "b"], ["y"])],
+        "added",
+        [h.make_tensor_value_info(name, FLOAT, ["batch", 3]) for name in ("a", "b")],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+    )
+
+
+def repeated(copies: int, datatype: int = FLOAT) -> onnx.GraphProto:
+    """y = x beside itself `copies` times: [-1, 3] to [-1, 3 * copies]."""
+    return h.make_graph(
+        [h.make_node("Concat", ["x"] * copies, ["y"], axis=1)],
+        "repeated",
+        [h.make_tensor_value_info("x", datatype, ["batch", 3])],
+        [h.make_tensor_value_info("y", datatype, ["batch", 3 * copies])],
+    )
+
+
+def centred() -> onnx.GraphProto:
+    """y = x minus the mean over the batch: a row's answer depends on the other rows."""
+    return h.make_graph(
+        [h.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1), h.make_node("Sub", ["x", "mean"], ["y"])],
+        "centred",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+    )

@@ -106,7 +106,7 @@ def _add_scaler(scope: Any, operator: Any, container: Any, single: bool) -> None
     """Adds an affine scaler that reckons in float64, with every constant as it was fitted."""
     data = concatenate_variables(scope, operator.inputs, container)
     data = _cast(scope, container, data, TensorProto.DOUBLE)
-    for op, constant in _steps(operator.raw_operator):
+    for op, constant in _steps(operator.raw_operator, single):
         name = scope.get_unique_variable_name("constant")
         container.add_initializer(name, TensorProto.DOUBLE, list(constant.shape), constant.ravel().tolist())
         data = _node(scope, container, op, [data, name])
@@ -116,17 +116,20 @@ def _add_scaler(scope: Any, operator: Any, container: Any, single: bool) -> None
     _cast(scope, container, data, TensorProto.FLOAT, operator.outputs[0].full_name)
 
 
-def _steps(scaler: Any) -> list[tuple[str, Array]]:
+def _steps(scaler: Any, single: bool) -> list[tuple[str, Array]]:
     """Returns the steps of a fitted scaler as scikit-learn takes them, each an operator and its constant."""
     if hasattr(scaler, "data_min_"):
-        steps = [("Mul", scaler.scale_), ("Add", scaler.min_)]
         low, high = scaler.feature_range
-        return [*steps, ("Max", np.array([low])), ("Min", np.array([high]))] if scaler.clip else steps
-    center = getattr(scaler, "center_", None) if hasattr(scaler, "center_") else getattr(scaler, "mean_", None)
-    if not getattr(scaler, "with_mean", True):
-        center = None
-    steps = [("Sub", center), ("Div", scaler.scale_)]
-    return [(op, np.asarray(constant, np.float64)) for op, constant in steps if constant is not None]
+        clip = [("Max", low), ("Min", high)] if scaler.clip else []
+        steps = [("Mul", scaler.scale_), ("Add", scaler.min_), *clip]
+    elif hasattr(scaler, "mean_"):
+        steps = [("Sub", scaler.mean_ if scaler.with_mean else None), ("Div", scaler.scale_)]
+        if single:
+            # This scaler alone brings its constants to the type of the data (scikit-learn 1.9, StandardScaler).
+            steps = [(op, constant if constant is None else constant.astype(np.float32)) for op, constant in steps]
+    else:
+        steps = [("Sub", getattr(scaler, "center_", None)), ("Div", scaler.scale_)]
+    return [(op, np.atleast_1d(np.asarray(constant, np.float64))) for op, constant in steps if constant is not None]
 
 
 def _cast(scope: Any, container: Any, data: str, to: int, output: str | None = None) -> str:

@@ -115,7 +115,7 @@ def _verified(conversions: Iterator[bytes], sample: Sample, original: Original, 
     except ModuleNotFoundError as error:
         raise missing(error) from None
     best = min(failed, key=lambda verification: verification.rows_over_tolerance)
-    remedy = "train and sample in float32, or accept the difference with a higher tolerance"
+    remedy = "cast the training data and the sample to float32, or accept the difference with a higher tolerance"
     raise ConversionError(f"the converted model disagrees with the original: {best.explain()}: {remedy}")
 
 

@@ -57,7 +57,9 @@ class Frontend:
             **self._health.methods(),
             **reflection.methods(services),
         }
-        self._transport = GrpcioTransport(methods, self._observation.ended, settings.grpc, settings.max_message_bytes)
+        self._transport = GrpcioTransport(
+            methods, self._observation.ended, self._inferences.after_pass, settings.grpc, settings.max_message_bytes
+        )
         self._port = 0
         self.table = RouteTable()
         self.draining = False

@@ -47,7 +47,7 @@ class Health:
             raise NotFound(f"service {quoted(service)} not found")
         call.answer(self._response(service))
 
-    async def _watch(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _watch(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for message in messages:
             service, last = _service(message), b""
             while True:

@@ -78,6 +78,9 @@ class Inferences:
             self.in_flight -= 1
             raise type(error)(f"model '{model}' version '{version}': {error}") from None
 
+    def after_pass(self) -> None:
+        """Begins what arrived together."""
+
     def _end(self, inference: Inference, run: Run) -> None:
         """Answers first; everything else comes after."""
         self.in_flight -= 1

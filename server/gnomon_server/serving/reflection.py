@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from gnomon_server.errors import InvalidRequest
-from gnomon_server.serving.transport import Methods, Stream
+from gnomon_server.serving.transport import Call, Methods, Stream
 
 NAME: Final = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -25,7 +25,7 @@ def methods(services: tuple[str, ...]) -> Methods:
             except DecodeError:
                 raise InvalidRequest("ServerReflectionRequest: expected a protobuf message") from None
 
-    async def info(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def info(_: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for response in servicer.ServerReflectionInfo(requests(messages), None):
             yield response.SerializeToString()
 

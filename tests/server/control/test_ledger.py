@@ -287,7 +287,7 @@ class Mirroring(RuleBasedStateMachine):
         self.told_errors: dict[tuple[str, Pair], int] = {}
         self.told_settled = {pair: dict.fromkeys(KINDS, 0) for pair in PAIRS}
 
-    @precondition(lambda self: len(self.frontends) < 3)
+    @precondition(lambda self: len(self.frontends) < 2)
     @rule()
     def a_frontend_starts(self) -> None:
         self.start_a_frontend()
@@ -423,4 +423,4 @@ class Mirroring(RuleBasedStateMachine):
 
 
 TestMirroring = Mirroring.TestCase
-TestMirroring.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestMirroring.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)

@@ -1,25 +1,29 @@
 """The transport: a method table in, message bytes in and out.
 
 A transport knows gRPC and nothing of models; handlers know messages and nothing of gRPC. A unary handler gets a call
-and ends it once, now or later, on the transport's event loop. A streaming handler turns an iterator of messages into
-one, and ends the call with OK by returning or with an error by raising a GnomonError.
+and ends it once, now or later, on the transport's event loop; several that arrive together are handed over before
+`after_pass` is called, so that they can be run together. A streaming handler turns an iterator of messages into one,
+and ends the call with OK by returning or with an error by raising a GnomonError.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gnomon_server.errors import GnomonError
 
+# Metadata; a key that ends in "-bin" has bytes.
+Pairs = Sequence[tuple[str, str | bytes]]
+
 
 class Call(ABC):
     """One call on the way; belongs to the event loop of its transport."""
 
-    __slots__ = ("message", "method", "note", "start", "start_ns")
+    __slots__ = ("initial", "message", "method", "note", "start", "start_ns", "trailing")
 
     def __init__(self, method: str, message: bytes) -> None:
         # Full name without the leading slash; "_OTHER" where the table has no such method.
@@ -31,6 +35,14 @@ class Call(ABC):
         self.start_ns = time.time_ns()
         # What the handler wants the observer to know.
         self.note: object = None
+        # Metadata to send before the first message, and with the status.
+        self.initial: Pairs = ()
+        self.trailing: Pairs = ()
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether the call is answered, failed, cancelled or past its deadline, so that work for it is in vain."""
 
     @abstractmethod
     def metadata(self, key: str) -> str | None:
@@ -64,11 +76,13 @@ class Unary:
 class Stream:
     """Any number of messages in and out."""
 
-    handle: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+    handle: Callable[[Call, AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 
 # "package.Service/Method" to its handler.
 Methods = Mapping[str, Unary | Stream]
+# Called when everything that arrived together has been handed over.
+AfterPass = Callable[[], None]
 # Called once as a call ends, with the name of its status.
 Observer = Callable[[Call, str], None]
 

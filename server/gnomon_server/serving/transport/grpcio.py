@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotOffered
-from gnomon_server.serving.transport import Call, Methods, Observer, Stream, Unary
+from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,12 @@ log = logging.getLogger(__name__)
 class GrpcioTransport:
     """Serves a method table on one address, which other processes may share."""
 
-    def __init__(self, methods: Methods, observer: Observer, address: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, methods: Methods, observer: Observer, after_pass: AfterPass, address: str, max_message_bytes: int
+    ) -> None:
         self._address = address
         self._server = grpc.aio.server(
-            handlers=(_Handlers(methods, observer),),
+            handlers=(_Handlers(methods, observer, after_pass),),
             options=(
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -47,8 +49,9 @@ class GrpcioTransport:
 class _Handlers(grpc.GenericRpcHandler):
     """Looks methods up; messages stay bytes, so that a malformed one is the handler's to refuse."""
 
-    def __init__(self, methods: Methods, observer: Observer) -> None:
+    def __init__(self, methods: Methods, observer: Observer, after_pass: AfterPass) -> None:
         self._observer = observer
+        self._after_pass = after_pass
         self._handlers = {f"/{name}": self._handler(name, method) for name, method in methods.items()}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -63,9 +66,11 @@ class _Handlers(grpc.GenericRpcHandler):
             call = _GrpcioCall(name, message, context)
             try:
                 method.handle(call)
-                if not call.ended.done():
-                    await call.ended
-                answer = call.ended.result()
+                self._after_pass()
+                if not call.end.done():
+                    await call.end
+                answer = call.end.result()
+                await call.send_metadata()
             except Exception as error:
                 await self._abort(call, error)
                 raise
@@ -81,8 +86,10 @@ class _Handlers(grpc.GenericRpcHandler):
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             call = _GrpcioCall(name, b"", context)
             try:
-                async for message in method.handle(messages):
+                async for message in method.handle(call, messages):
+                    await call.send_metadata()
                     yield message
+                await call.send_metadata()
             except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status, never a stack trace
                 await self._abort(call, error)
             except (asyncio.CancelledError, GeneratorExit):
@@ -94,7 +101,7 @@ class _Handlers(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(stream)
 
     def _refusing(self, path: str) -> Any:
-        async def refuse(_: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async def refuse(_: Call, __: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             name = path.rpartition("/")[2].encode("ascii", "backslashreplace").decode()[:64]
             raise NotOffered(f"method '{name}' is not offered")
             yield b""
@@ -106,16 +113,22 @@ class _Handlers(grpc.GenericRpcHandler):
             log.error("%s failed", call.method, exc_info=error)
             error = Internal("internal error")
         self._observer(call, error.status)
+        await call.send_metadata()
         await call.context.abort(grpc.StatusCode[error.status], _ascii(str(error)))
 
 
 class _GrpcioCall(Call):
-    __slots__ = ("context", "ended")
+    __slots__ = ("_sent_initial", "context", "end")
 
     def __init__(self, method: str, message: bytes, context: Any) -> None:
         super().__init__(method, message)
         self.context = context
-        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._sent_initial = False
+
+    @property
+    def ended(self) -> bool:
+        return self.end.done()
 
     def metadata(self, key: str) -> str | None:
         for name, value in self.context.invocation_metadata() or ():
@@ -132,12 +145,20 @@ class _GrpcioCall(Call):
         return seconds
 
     def answer(self, message: bytes) -> None:
-        if not self.ended.done():
-            self.ended.set_result(message)
+        if not self.end.done():
+            self.end.set_result(message)
 
     def fail(self, error: GnomonError) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(error)
+        if not self.end.done():
+            self.end.set_exception(error)
+
+    async def send_metadata(self) -> None:
+        """Sends what the handler has set so far; initial metadata once."""
+        if self.initial and not self._sent_initial:
+            self._sent_initial = True
+            await self.context.send_initial_metadata(tuple(self.initial))
+        if self.trailing:
+            self.context.set_trailing_metadata(tuple(self.trailing))
 
 
 def _ascii(text: str) -> str:
