@@ -97,8 +97,11 @@ def raising() -> onnx.GraphProto:
     )
 
 
-def slow(rounds: int) -> onnx.GraphProto:
-    """y = x, after `rounds` multiplications of a 64 x 64 matrix if any number of x is above 0.5, else at once."""
+def slow(rounds: int, above: float = 0.5) -> onnx.GraphProto:
+    """y = x, after `rounds` multiplications of a 64 x 64 matrix if any number of x is above a limit, else at once.
+
+    What a server runs to warm a version up has numbers between 0 and 1.
+    """
     eye = numpy_helper.from_array(np.eye(64, dtype=np.float32), "eye")
     body = h.make_graph(
         [h.make_node("MatMul", ["state", "eye"], ["next"]), h.make_node("Identity", ["go"], ["on"])],
@@ -113,7 +116,7 @@ def slow(rounds: int) -> onnx.GraphProto:
     return h.make_graph(
         [
             h.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
-            h.make_node("Greater", ["largest", "half"], ["heavy"]),
+            h.make_node("Greater", ["largest", "limit"], ["heavy"]),
             h.make_node("Loop", ["rounds", "heavy", "eye"], ["last"], body=body),
             h.make_node("ReduceMax", ["last"], ["unit"], keepdims=0),
             h.make_node("Mul", ["x", "unit"], ["y"]),
@@ -123,7 +126,7 @@ def slow(rounds: int) -> onnx.GraphProto:
         [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
         [
             eye,
-            numpy_helper.from_array(np.float32(0.5), "half"),
+            numpy_helper.from_array(np.float32(above), "limit"),
             numpy_helper.from_array(np.int64(rounds), "rounds"),
         ],
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from servers import eventually
+
 from gnomon_client import Control
 from gnomon_protos import control_pb2 as pb
-from servers import eventually
 
 SETTLED = ("compared", "shadow_error", "primary_error", "timeout", "dropped", "not_comparable")
 

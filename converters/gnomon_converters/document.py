@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Final
@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from gnomon_converters.frameworks import Expected, Original
 from gnomon_converters.runtime import Port
 from gnomon_converters.sample import Sample
-from gnomon_converters.verification import TIE, Verification
+from gnomon_converters.verification import TIE, OutputAgreement, Verification
 from gnomon_protos import manifest_pb2, tensors
 from gnomon_protos.tensors import Array
 
@@ -96,15 +96,18 @@ def manifest(
         ),
         verification=manifest_pb2.Verification(
             rows=conversion.verification.rows,
-            outputs=[manifest_pb2.OutputAgreement(**asdict(output)) for output in conversion.verification.outputs],
+            outputs=[_agreement(output) for output in conversion.verification.outputs],
         ),
         lineage=origin,
     )
 
 
 def to_json(message: manifest_pb2.Manifest) -> str:
-    """Returns the text of manifest.json: protobuf's JSON form with the field names of the proto, indented."""
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, ensure_ascii=False) + "\n"
+    """Returns the text of manifest.json: protobuf's JSON form, named as in the proto, zeros written out, indented."""
+    text: str = json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, ensure_ascii=False
+    )
+    return text + "\n"
 
 
 def golden_rows(original: Original, rows: int) -> Array:
@@ -124,6 +127,17 @@ def _spec(port: Port, meaning: str, expected: Expected | None = None) -> manifes
     classes = expected.classes if expected else ()
     return manifest_pb2.TensorSpec(
         name=port.name, datatype=port.datatype, shape=port.shape, meaning=meaning, classes=classes
+    )
+
+
+def _agreement(output: OutputAgreement) -> manifest_pb2.OutputAgreement:
+    return manifest_pb2.OutputAgreement(
+        output=output.output,
+        max_difference=output.max_difference,
+        tolerance=output.tolerance,
+        rows_over_tolerance=output.rows_over_tolerance,
+        label_flips=output.label_flips,
+        tied_rows=output.tied_rows,
     )
 
 

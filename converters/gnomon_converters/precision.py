@@ -171,7 +171,13 @@ def _with_missing_text(encoder: Any) -> Any:
     """Returns an encoder or imputer of text for which a missing value is the empty text."""
     encoder = copy.copy(encoder)
     if hasattr(encoder, "categories_"):
-        encoder.categories_ = [_with_missing(categories) for categories in encoder.categories_]
+        categories = [_with_missing(known) for known in encoder.categories_]
+        missing = any(isinstance(value, _Missing) for known in categories for value in known)
+        if missing and np.isnan(getattr(encoder, "encoded_missing_value", 0.0)):
+            # skl2onnx would number it like a category.
+            reason = f"{type(encoder).__name__} that leaves missing text missing cannot be converted"
+            raise ConversionError(f"{reason}: train it with encoded_missing_value=-1")
+        encoder.categories_ = categories
     elif not isinstance(encoder.missing_values, str):
         encoder.missing_values = ""
     return encoder

@@ -72,7 +72,9 @@ def conversions(model: Any, sample: Sample, original: Original) -> Iterator[byte
 
 
 def _convert(model: Any, sample: Sample, original: Original, rounding: Rounding) -> bytes:
-    joined = sample.named and not _selects_columns(model) and len({a.dtype for a in sample.tensors.values()}) == 1
+    joined = sample.named and not _selects_columns(model)
+    if joined and len({array.dtype for array in sample.tensors.values()}) > 1:
+        raise ConversionError("expected a pipeline that begins with a ColumnTransformer for text beside numbers")
     types = _types(sample, joined)
     options = {id(model): {"zipmap": False}} if _has_zipmap(model) else None
     try:

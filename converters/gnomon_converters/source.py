@@ -62,6 +62,9 @@ def _unpickle(path: Path) -> Any:
         raise missing(error) from None
     try:
         return joblib.load(path)
+    except ModuleNotFoundError as error:
+        reason = f"{path} needs {error.name}, which is not installed here"
+        raise ConversionError(f"{reason} (scikit-learn comes with pip install 'gnomon[convert]')") from None
     except Exception as error:  # noqa: BLE001 - unpickling runs any code, which fails in any way
         raise ConversionError(f"{path} is no joblib or pickle file that loads here: {first_line(error)}") from None
 

@@ -24,6 +24,8 @@ class OutputAgreement:
     """How one output agrees over the rows of the sample."""
 
     output: str
+    # "label", "probabilities" or "value".
+    meaning: str
     # Largest absolute difference; for labels 1 if any flipped.
     max_difference: float
     # Largest difference that is accepted.
@@ -81,7 +83,7 @@ def _label(
     tied = int(np.count_nonzero(margins <= TIE))
     flips = len(changed) - tied
     over = int(np.count_nonzero(margins > max(TIE, 2 * (tolerance or 0.0))))
-    return OutputAgreement(expected.name, float(flips > 0), 0.0, over, flips, tied)
+    return OutputAgreement(expected.name, expected.meaning, float(flips > 0), 0.0, over, flips, tied)
 
 
 def _margins(expected: Expected, received: Array, rows: Array, probabilities: Expected | None) -> Array:
@@ -98,11 +100,11 @@ def _margins(expected: Expected, received: Array, rows: Array, probabilities: Ex
 def _numbers(expected: Expected, received: Array, tolerance: float | None) -> OutputAgreement:
     values = expected.values.astype(np.float64).reshape(len(expected.values), -1)
     if received.size != values.size:
-        return OutputAgreement(expected.name, float("inf"), 0.0, len(values))
+        return OutputAgreement(expected.name, expected.meaning, float("inf"), 0.0, len(values))
     difference = _difference(values, received.reshape(values.shape).astype(np.float64))
     bounds = _bounds(expected.meaning, values, tolerance)
     over = int(np.count_nonzero(np.any(difference > bounds, axis=1)))
-    return OutputAgreement(expected.name, float(np.max(difference)), float(np.max(bounds)), over)
+    return OutputAgreement(expected.name, expected.meaning, float(np.max(difference)), float(np.max(bounds)), over)
 
 
 def _difference(expected: Array, received: Array) -> Array:
@@ -125,7 +127,7 @@ def _bounds(meaning: str, values: Array, tolerance: float | None) -> Array:
 
 
 def _explain(output: OutputAgreement, rows: int) -> str:
-    if output.label_flips:
+    if output.meaning == "label":
         return f"output {output.output!r} flips in {output.label_flips} of {rows} rows (ties left out)"
     return (
         f"output {output.output!r} differs by up to {output.max_difference:.3g}"

@@ -19,6 +19,7 @@ SHORT = "grace = 1.0\n[mirror]\ndeadline = 1.0\n"
 PATIENT = "grace = 1.0\n[mirror]\ndeadline = 60.0\n"
 # Enough for some ten seconds of one core.
 TEN_SECONDS = 600_000
+A_TENTH_SECOND = 6_000
 
 
 @pytest.fixture
@@ -57,10 +58,10 @@ def test_a_shadow_that_raises_on_some_rows_is_counted_row_by_row_and_seen_by_nob
 
 
 def test_a_shadow_of_ten_seconds_a_batch_costs_timeouts_and_nothing_else(repository: Path, tmp_path: Path) -> None:
-    models.write(repository, "m", 2, models.slow(TEN_SECONDS))
+    models.write(repository, "m", 2, models.slow(TEN_SECONDS, above=1.5))
     with ServerProcess(repository, tmp_path / "state", config=SHORT) as server, server.control() as control:
         mirrored(control, "m")
-        with Load(server.grpc, "m", leading(0.75, every=50)) as load:
+        with Load(server.grpc, "m", leading(2.0, every=50)) as load:
             load.reach(150)
             # The shadow is in its first heavy batch by now, and all that waits behind it comes to its end in time.
             eventually(lambda: control.report("m").outcomes.timeout > 100)
@@ -152,6 +153,25 @@ def test_a_share_that_changes_under_load_loses_no_count(repository: Path, tmp_pa
         eventually(lambda: control.report("m").outcomes.selected >= load.ended)
         worker.send_signal(signal.SIGCONT)
         at_rest(control, "m", load.ended)
+
+
+def test_what_is_in_flight_while_a_shadow_dies_and_returns_is_counted(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    # At every moment some request is in its primary's run.
+    models.write(repository, "m", 1, models.slow(A_TENTH_SECOND, above=1.5))
+    models.write(repository, "m", 2, models.affine(1.0))
+    with ServerProcess(repository, tmp_path / "state", config=PATIENT) as server, server.control() as control:
+        mirrored(control, "m")
+        with Load(server.grpc, "m", leading(2.0, every=1), threads=2) as load:
+            for _ in range(2):
+                load.reach(6)
+                kill_worker(server, control, 2)
+            eventually(lambda: control.report("m").shadow_state == "ready")
+            load.reach(6)
+        assert_all_answered(load)
+        found = at_rest(control, "m", load.ended)
+        assert found.compared + found.dropped == load.ended
+        assert found.compared > 0
 
 
 def test_requests_that_the_primary_fails_are_selected_and_named_so(repository: Path, tmp_path: Path) -> None:

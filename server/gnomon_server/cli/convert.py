@@ -1,32 +1,28 @@
-"""The command `convert`: from a trained model to a verified version in a repository."""
+"""`gnomon convert`: from a trained model to a verified version in a repository."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
+from gnomon_server.cli.screen import add_command, add_json, say
 from gnomon_server.errors import Refused
 
-EXAMPLE: Final = """\
-example:
-  gnomon convert churn.joblib --name churn --repository models --sample holdout.csv --labels left
-
-  Writes models/churn/1/ with model.onnx and manifest.json, after the converted model has given what
-  churn.joblib gives for every row of holdout.csv. Loading a joblib or pickle file runs code of
-  whoever made it: convert only what you trust.
-"""
+if TYPE_CHECKING:
+    from gnomon_converters import Published
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the command to the subparsers of `gnomon`."""
-    parser = subparsers.add_parser(
+    """Adds the command."""
+    parser = add_command(
+        subparsers,
         "convert",
-        help="convert a trained model to ONNX, verify it, and put it into a repository",
-        description="Convert a scikit-learn model to ONNX, verify it on a sample, and put it into a repository.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "Convert a scikit-learn model to ONNX, verify it on a sample, and put it into a repository; "
+        "a joblib or pickle file runs code of whoever made it, so convert only what you trust.",
+        "gnomon convert churn.joblib --name churn --repository models --sample holdout.csv --labels left",
+        run,
     )
     parser.add_argument("source", metavar="SOURCE", help="a joblib or pickle file, or module:attribute")
     parser.add_argument("--name", required=True, metavar="M", help="name of the model")
@@ -35,26 +31,27 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--labels", metavar="COLUMN", help="the sample's column with the true answers, for metrics")
     parser.add_argument("--version", type=int, metavar="N", help="number of the version (default: the next one)")
     parser.add_argument(
-        "--tolerance", type=float, metavar="T", help="greatest difference to accept (default: 1e-4 of the output)"
+        "--tolerance", type=float, metavar="T", help="greatest difference of an output to accept (default: 1e-4)"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts and prints what was verified; raises Refused with the reason if there is nothing to publish."""
-    # Installed with every gnomon; here, so that no other command pays for it.
-    import gnomon_converters
+    """Converts and says what was verified; raises Refused with the reason if there is nothing to publish."""
+    from gnomon_converters import ConversionError
 
     try:
         published = _publish(arguments)
-    except gnomon_converters.ConversionError as error:
+    except ConversionError as error:
         raise Refused(str(error)) from None
-    print(_as_json(published) if arguments.json else _as_text(published))  # noqa: T201 - the command's output
+    if arguments.json:
+        say(json.dumps(dataclasses.asdict(published), default=str, indent=2))
+    else:
+        say(_words(published))
     return 0
 
 
-def _publish(arguments: argparse.Namespace) -> Any:
+def _publish(arguments: argparse.Namespace) -> Published:
     from gnomon_converters import ConversionError, publish, source
 
     if arguments.sample is None:
@@ -73,21 +70,16 @@ def _publish(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _as_json(published: Any) -> str:
-    return json.dumps(dataclasses.asdict(published), default=str, indent=2)
-
-
-def _as_text(published: Any) -> str:
-    verification = published.verification
+def _words(published: Published) -> str:
     lines = [
-        f"{published.name} version {published.version} written to {published.folder}",
-        f"verified on {verification.rows} rows; {published.golden_rows} kept as golden sample",
+        f"{published.name} version {published.version} is in {published.folder}",
+        f"verified on {published.verification.rows} rows, {published.golden_rows} of them kept as golden sample:",
     ]
-    for output in verification.outputs:
-        if output.tolerance:
-            shown = f"largest difference {output.max_difference:.2g} (accepted {output.tolerance:.2g})"
+    for output in published.verification.outputs:
+        if output.meaning == "label":
+            shown = f"{output.label_flips} flips, {output.tied_rows} changes between equally likely classes"
         else:
-            shown = f"{output.label_flips} flips, {output.tied_rows} changed between equally likely classes"
+            shown = f"largest difference {output.max_difference:.2g}, accepted {output.tolerance:.2g}"
         lines.append(f"  {output.output}: {shown}")
-    lines += [f"  {name} on the labels: {value:.4g}" for name, value in published.metrics.items()]
+    lines += [f"  {name} on the labels: {value:.4g}" for name, value in sorted(published.metrics.items())]
     return "\n".join(lines)

@@ -12,15 +12,11 @@ class SharedPort:
 
     def __init__(self, address: str) -> None:
         """Claims HOST:PORT, port 0 for a free one; raises InvalidRequest if it is taken or is no address."""
+        # Without sharing first: with it, the kernel would let two servers of one user split the callers.
+        number = free(address)
         host, port = split(address)
         family, resolved = _resolve(host, port, address)
         try:
-            # Without sharing first: with it, the kernel would let two servers of one user split the callers.
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((resolved, port))
-                probe.listen(1)
-                number = probe.getsockname()[1]
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -32,6 +28,21 @@ class SharedPort:
     def close(self) -> None:
         """Gives the number back."""
         self._socket.close()
+
+
+def free(address: str) -> int:
+    """Returns the port of HOST:PORT, or a free one for port 0; raises InvalidRequest if it is taken or is no address."""
+    host, port = split(address)
+    family, resolved = _resolve(host, port, address)
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((resolved, port))
+            probe.listen(1)
+            number: int = probe.getsockname()[1]
+    except OSError as error:
+        raise InvalidRequest(f"cannot listen on {address}: {error.strerror}") from None
+    return number
 
 
 def split(address: str) -> tuple[str, int]:

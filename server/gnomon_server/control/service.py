@@ -14,6 +14,7 @@ from gnomon_protos import control_pb2, control_pb2_grpc
 from gnomon_server.control import reports
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.operations import Change, Operations, Request
+from gnomon_server.control.ports import free
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditRecord, Store
 from gnomon_server.errors import GnomonError, InvalidRequest
@@ -131,6 +132,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
 async def serve(service: ControlService, address: str) -> tuple[grpc.aio.Server, int]:
     """Starts the control API; returns its server and port, raises InvalidRequest if the address cannot be had."""
+    # Asked first: grpcio would print a line of its own beside the error.
+    free(address)
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     control_pb2_grpc.add_ControlServicer_to_server(service, server)
     try:

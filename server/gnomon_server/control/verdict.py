@@ -144,18 +144,20 @@ def _more_requests(evidence: _Evidence, policy: Policy) -> int:
 
 def _why_promote(evidence: _Evidence, interval: Interval, policy: Policy) -> str:
     low = _percent(interval.low, policy.min_agreement)
+    counting = ", missing ones counted against the shadow" if evidence.outcomes.missing else ""
     return (
-        f"{evidence.outcomes.compared:,} requests are compared and at least {low} agree, missing ones counted against "
-        f"the shadow, where the policy asks for {_goal(policy)}"
+        f"{evidence.outcomes.compared:,} requests are compared and at least {low} agree{counting}, "
+        f"where the policy asks for {_goal(policy)}"
     )
 
 
 def _why_reject(evidence: _Evidence, interval: Interval, policy: Policy) -> str:
     outcomes, high = evidence.outcomes, _percent(interval.high, policy.min_agreement)
     failed = f", {outcomes.shadow_error:,} failed in the shadow" if outcomes.shadow_error else ""
+    counting = ", missing ones counted for the shadow" if outcomes.missing else ""
     return (
-        f"{outcomes.compared:,} requests are compared{failed}, and at most {high} agree, missing ones counted for the "
-        f"shadow, where the policy asks for {_goal(policy)}"
+        f"{outcomes.compared:,} requests are compared{failed}, and at most {high} agree{counting}, "
+        f"where the policy asks for {_goal(policy)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from gnomon_server.config import Settings
@@ -44,9 +45,10 @@ class Frontend:
         self._settings = settings
         self._execution = Execution()
         self._observation = Observation(sampler)
-        self._inferences = Inferences(self._execution, self._observation)
+        self._inferences = Inferences(self._execution, self._observation, self._feeds_of)
         self._holdings = Holdings()
-        self._feeds: dict[ShadowFeed, Feed] = {}
+        # By epoch: a share that changes is no reason to connect anew.
+        self._feeds: dict[str, Feed] = {}
         self._closed_counts: list[FeedCount] = []
         self._plans: asyncio.Queue[FrontendPlan] = asyncio.Queue()
         self._planned = False
@@ -61,7 +63,7 @@ class Frontend:
             methods, self._observation.ended, self._inferences.after_pass, settings.grpc, settings.max_message_bytes
         )
         self._port = 0
-        self.table = RouteTable()
+        self.table: RouteTable = RouteTable()
         self.draining = False
 
     @property
@@ -104,33 +106,39 @@ class Frontend:
             {model.name: frozenset(ref.version for ref in model.versions if ref in missing) for model in plan.models}
         )
         await self._holdings.wish(refs)
-        await self._connect({feed for model in plan.models for feed in model.shadows})
+        wished = {target.epoch: target for model in plan.models for target in model.shadows}
+        await self._connect(wished)
         self.table = RouteTable({model.name: self._route(model) for model in plan.models})
         self._planned = True
         self._holdings.keep(refs)
-        self._close_feeds({feed for model in plan.models for feed in model.shadows})
+        self._close_feeds(wished)
         self._health.set(self.ready)
         if not self._port:
             # Not before: whoever comes while another frontend answers must not find this one empty.
             self._port = await self._transport.start()
         self._channel.send(FrontendAck(plan.generation, self._port, self._holdings.states()))
 
-    async def _connect(self, wished: set[ShadowFeed]) -> None:
-        for target in wished - self._feeds.keys():
-            feed = Feed(target, self._settings.mirror.feed_bytes)
-            await feed.connect()
-            self._feeds[target] = feed
+    def _feeds_of(self, model: str) -> tuple[Feed, ...]:
+        return self.table.feeds(model)
 
-    def _close_feeds(self, wished: set[ShadowFeed]) -> None:
-        for target in self._feeds.keys() - wished:
-            feed = self._feeds.pop(target)
+    async def _connect(self, wished: Mapping[str, ShadowFeed]) -> None:
+        for epoch in wished.keys() - self._feeds.keys():
+            feed = Feed(wished[epoch], self._settings.mirror.feed_bytes)
+            await feed.connect()
+            self._feeds[epoch] = feed
+        for epoch, target in wished.items():
+            self._feeds[epoch].target = target
+
+    def _close_feeds(self, wished: Mapping[str, ShadowFeed]) -> None:
+        for epoch in self._feeds.keys() - wished.keys():
+            feed = self._feeds.pop(epoch)
             feed.flush()
             feed.close()
             self._closed_counts += feed.counts()
 
     def _route(self, model: ModelPlan) -> ModelRoute:
         loaded = {ref.version: servable for ref in model.versions if (servable := self._holdings.get(ref))}
-        feeds = tuple(self._feeds[target] for target in model.shadows)
+        feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
         return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds)
 
     async def _report_always(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -14,6 +14,7 @@ from gnomon_server.errors import GnomonError, Internal, InvalidRequest
 from gnomon_server.models import requests
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.execution import Execution, Run
+from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.selection import position, selected
@@ -48,9 +49,11 @@ class Inference:
 class Inferences:
     """Accepts ModelInfer calls; never waits for anything but the model itself."""
 
-    def __init__(self, execution: Execution, observation: Observation) -> None:
+    def __init__(self, execution: Execution, observation: Observation, feeds: Callable[[str], Sequence[Feed]]) -> None:
+        """Takes how to find the feeds of a model at a moment."""
         self._execution = execution
         self._observation = observation
+        self._feeds = feeds
         # Calls that were accepted and not answered yet.
         self.in_flight = 0
 
@@ -95,8 +98,10 @@ class Inferences:
         else:
             call.fail(self._shown(call, servable, error))
         self._observation.inference(inference, run, error)
-        if inference.primary and inference.route.feeds:
-            self._mirror(inference, run, response, error)
+        # The feeds of now: one that was closed since the request came counts nothing any more.
+        feeds = self._feeds(servable.model) if inference.primary else ()
+        if feeds:
+            self._mirror(inference, feeds, run, response, error)
 
     def _shown(self, call: Call, servable: Servable, error: GnomonError) -> GnomonError:
         where = f"model '{servable.model}' version '{servable.version}'"
@@ -106,10 +111,12 @@ class Inferences:
         log.error("%s: %s (trace %s)", where, error, trace)
         return Internal(f"{where}: execution failed; trace {trace}")
 
-    def _mirror(self, inference: Inference, run: Run, response: bytes, error: GnomonError | None) -> None:
+    def _mirror(
+        self, inference: Inference, feeds: Sequence[Feed], run: Run, response: bytes, error: GnomonError | None
+    ) -> None:
         request, call, version = inference.request, inference.call, inference.servable.version
-        place = position(request.id, call.message) if any(f.target.sample < 1 for f in inference.route.feeds) else 0.0
-        feeds = [feed for feed in inference.route.feeds if selected(place, feed.target.sample)]
+        place = position(request.id, call.message) if any(feed.target.sample < 1 for feed in feeds) else 0.0
+        feeds = [feed for feed in feeds if selected(place, feed.target.sample)]
         if error is not None:
             for feed in feeds:
                 feed.primary_failed(version)

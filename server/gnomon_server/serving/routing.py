@@ -63,6 +63,11 @@ class RouteTable:
             raise InvalidRequest("model name is empty")
         raise NotFound(f"model {quoted(name)} not found")
 
+    def feeds(self, name: str) -> tuple[Feed, ...]:
+        """Returns where a model's requests are mirrored to."""
+        route = self.models.get(name)
+        return route.feeds if route is not None else ()
+
     def awaiting(self, loading: Mapping[str, frozenset[int]]) -> RouteTable:
         """Returns this table with versions by model marked as on their way; what answers goes on answering."""
         names = self.models.keys() | loading.keys()

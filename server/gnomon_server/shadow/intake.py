@@ -115,7 +115,7 @@ class Intake:
                 await self._read_the_rest()
         except TimeoutError:
             log.warning("mirror feeds still written to after %g s", grace)
-        self._close()
+        self.close()
 
     async def _read_the_rest(self) -> None:
         # Connections that wait to be accepted are accepted by the next pass of the loop, and read by the one after.
@@ -131,7 +131,8 @@ class Intake:
             self._server = None
             Path(self._address).unlink(missing_ok=True)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Stops at once, whatever lies unread."""
         self._stop_accepting()
         for transport in tuple(self._connections):
             transport.abort()

@@ -63,7 +63,7 @@ class Pipeline:
         return WorkerReport(
             epoch=epoch,
             pairs=self._tally.snapshot(),
-            queue_depth=len(self._backlog) + len(self._runner.unsettled()),
+            queue_depth=len(self._backlog) + self._runner.unsettled,
             traces=self._traces.take(),
             traces_dropped=self._traces.dropped,
         )
@@ -76,7 +76,11 @@ class Pipeline:
         await asyncio.wait({running}, timeout=max(0.0, until - time.monotonic()))
         running.cancel()
         await asyncio.wait({running})
-        self._give_up([*self._runner.unsettled(), *self._backlog.take(len(self._backlog))])
+        self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
+
+    def close(self) -> None:
+        """Stops the intake at once, counting nothing more."""
+        self._intake.close()
 
     def _give_up(self, records: list[Record]) -> None:
         limit = time.time_ns() - self._deadline_ns

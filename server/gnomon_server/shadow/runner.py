@@ -49,9 +49,16 @@ class Runner:
             while self._batches:
                 await self._try_first()
 
-    def unsettled(self) -> list[Record]:
-        """Returns the records that were taken and have no outcome yet."""
-        return [request.record for batch in self._batches for request in batch.requests]
+    @property
+    def unsettled(self) -> int:
+        """How many records were taken and have no outcome yet."""
+        return sum(len(batch.requests) for batch in self._batches)
+
+    def abandon(self) -> list[Record]:
+        """Gives back the records that have no outcome, once `run` has been cancelled."""
+        abandoned = [request.record for batch in self._batches for request in batch.requests]
+        self._batches.clear()
+        return abandoned
 
     def _accept(self, records: list[Record]) -> None:
         parsed = [parse(record, self._fits) for record in records]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -42,15 +42,23 @@ class Shadow(Protocol):
 class Trial:
     """Tries one shadow; blocks, so that it belongs in a thread, and keeps nothing between batches."""
 
-    def __init__(self, shadow: Shadow, chosen: Mapping[str, Chosen], deadline_ns: int) -> None:
+    def __init__(
+        self,
+        shadow: Shadow,
+        chosen: Mapping[str, Chosen],
+        deadline_ns: int,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._shadow = shadow
         self._chosen = chosen
         # Nanoseconds from the primary's answer to the shadow's.
         self._deadline_ns = deadline_ns
+        # Nanoseconds since the epoch: records come from other processes.
+        self._clock = clock
 
     def of(self, batch: Batch) -> list[Ended] | None:
         """Returns what became of each request of a batch; None if they must be tried one by one to find the guilty."""
-        late = self._late(batch, time.time_ns())
+        late = self._late(batch, self._clock())
         fresh = batch.only(~late) if late.any() else batch
         ended = self._run(fresh) if fresh.requests else []
         if len(fresh.requests) > 1 and any(isinstance(e, Uncompared) and e.outcome in SHARED_BLAME for e in ended):
@@ -64,12 +72,12 @@ class Trial:
             log.warning("a mirrored request is not well formed: %s", error)
             return [Uncompared(_records(batch), NOT_COMPARABLE)]
         names = wanted(batch, self._chosen)
-        start_ns, began = time.time_ns(), time.perf_counter_ns()
+        start_ns = self._clock()
         try:
             outputs = self._shadow.run(inputs, names)
         except Exception:  # noqa: BLE001 - whatever a shadow raises is its outcome, and logged by the servable
             outputs = None
-        end_ns = start_ns + time.perf_counter_ns() - began
+        end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
             return [Uncompared(_records(batch), SHADOW_ERROR, start_ns, end_ns)]
         return self._compare(batch, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))

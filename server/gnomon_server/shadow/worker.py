@@ -58,8 +58,10 @@ class Worker:
             await asyncio.wait({life})
             if drain is not None:
                 await self._finish(plan, drain.grace_seconds)
-            if self._running is not None:
+            if self._pipeline is not None and self._running is not None:
+                self._pipeline.close()
                 self._running.cancel()
+        self._channel.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _drain_or_end(self) -> Drain | None:

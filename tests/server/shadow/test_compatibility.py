@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from server.shadow.fakes import request_of, response_of
 
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow import outline
 from gnomon_server.shadow.compatibility import Fits, Layout, Tensor, decide
-from server.shadow.fakes import request_of, response_of
 
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("s", "BYTES", (-1, 1))),
@@ -45,10 +47,7 @@ def layout(inputs: tuple[Tensor, ...] = (X, S), outputs: tuple[Tensor, ...] = (L
 )
 def test_a_request_is_comparable_if_the_shadow_could_have_answered_it(fitting: Layout, reason: str) -> None:
     found = decide(fitting, SIGNATURE, coalescable=True).reason
-    assert (found == "") == (reason == "")
-    assert pytest.approx(0) == 0
-    if reason:
-        pytest.raises(ValueError, match=reason)
+    assert re.search(reason, found) if reason else not found
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""Templates: requests whose bytes differ from an earlier one only in their id and numbers, read without parsing.
+
+A client sends the same request again and again but for its id and its raw tensors. Protobuf writers emit fields in
+order, so such a message is: model name and version, id, everything about the tensors, raw contents. Once one has been
+parsed and checked, the next of its kind is recognised by comparing bytes. Whatever is not recognised to the last byte
+is parsed, so that a template never decides what is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_protos.tensors import FIXED, Array
+from gnomon_server.serving.answers import varint
+
+# Tags of model_name, model_version, id and raw_input_contents: field number << 3 | length-delimited.
+MODEL_NAME: Final = 0x0A
+MODEL_VERSION: Final = 0x12
+ID: Final = 0x1A
+RAW: Final = b"\x3a"
+# Lengths below this are one byte on the wire.
+ONE_BYTE: Final = 0x80
+# Templates that are kept; they come from clients, so there must be a bound.
+MOST: Final = 512
+# Layouts of one length for one model: different shapes of the same size.
+MOST_ALIKE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything about a checked request but its id and numbers."""
+
+    model: str
+    version: str
+    # Of each input, in request order.
+    names: tuple[str, ...]
+    dtypes: tuple[np.dtype[np.generic], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[str, ...]
+
+    def arrays(self, raw: Sequence[bytes]) -> dict[str, Array]:
+        """Returns read-only views of one request's raw contents by input name."""
+        return {
+            name: np.frombuffer(data, dtype).reshape(shape)
+            for name, dtype, shape, data in zip(self.names, self.dtypes, self.shapes, raw, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    layout: Layout
+    # The bytes between id and numbers, and the length of the numbers, of each input.
+    parts: tuple[tuple[bytes, int], ...]
+
+
+class Recognised(NamedTuple):
+    """A request that needs no parsing."""
+
+    layout: Layout
+    id: bytes
+    # The raw contents of each input.
+    raw: tuple[bytes, ...]
+
+
+class Templates:
+    """What was learnt from requests to one route table; a new table begins with none."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, int], list[_Template]] = {}
+
+    def recognise(self, message: bytes) -> Recognised | None:
+        """Returns a message's parts if it is like one that was learnt, to the last byte."""
+        try:
+            begin, end = _id_span(message)
+        except IndexError:
+            return None
+        for template in self._known.get((message[:begin], len(message) - end), ()):
+            raw = _numbers(message, end, template.parts)
+            if raw is not None:
+                request_id = message[begin + 2 : end]
+                # Anything but ASCII might be no UTF-8, which only a parser refuses.
+                return Recognised(template.layout, request_id, raw) if request_id.isascii() else None
+        return None
+
+    def learn(self, message: bytes, request: pb.ModelInferRequest, outputs: Sequence[str]) -> None:
+        """Keeps the template of a message that was parsed to `request` and found valid, where it has one."""
+        if not _plain(request) or len(self._known) >= MOST:
+            return
+        try:
+            begin, end = _id_span(message)
+        except IndexError:
+            return
+        template = _template(message, end, request, outputs)
+        alike = self._known.setdefault((message[:begin], len(message) - end), [])
+        if template is not None and len(alike) < MOST_ALIKE:
+            alike.append(template)
+
+
+def _id_span(message: bytes) -> tuple[int, int]:
+    """Returns where the id's field begins and ends, both the same without one; IndexError if it is not in order."""
+    if message[0] != MODEL_NAME or message[1] >= ONE_BYTE:
+        raise IndexError
+    begin = 2 + message[1]
+    if message[begin] == MODEL_VERSION:
+        if message[begin + 1] >= ONE_BYTE:
+            raise IndexError
+        begin += 2 + message[begin + 1]
+    if message[begin] != ID:
+        return begin, begin
+    if message[begin + 1] >= ONE_BYTE:
+        raise IndexError
+    return begin, begin + 2 + message[begin + 1]
+
+
+def _numbers(message: bytes, position: int, parts: tuple[tuple[bytes, int], ...]) -> tuple[bytes, ...] | None:
+    raw = []
+    for head, size in parts:
+        if not message.startswith(head, position):
+            return None
+        position += len(head) + size
+        raw.append(message[position - size : position])
+    return tuple(raw)
+
+
+def _plain(request: pb.ModelInferRequest) -> bool:
+    """Whether all that can vary in requests of this kind is the id and numbers that need no check."""
+    return (
+        not request.parameters
+        and len(request.raw_input_contents) == len(request.inputs) > 0
+        and all(t.datatype in FIXED and t.datatype != "BOOL" and not t.parameters for t in request.inputs)
+        and not any(output.parameters for output in request.outputs)
+    )
+
+
+def _template(message: bytes, end: int, request: pb.ModelInferRequest, outputs: Sequence[str]) -> _Template | None:
+    """Takes the message apart from behind; None if its fields are not in the usual order."""
+    position, parts = len(message), []
+    for data in reversed(request.raw_input_contents):
+        head = RAW + varint(len(data))
+        position -= len(data) + len(head)
+        if position < end or message[position : position + len(head) + len(data)] != head + data:
+            return None
+        parts.append((head, len(data)))
+    parts.reverse()
+    first, size = parts[0]
+    parts[0] = (message[end:position] + first, size)
+    layout = Layout(
+        model=request.model_name,
+        version=request.model_version,
+        names=tuple(tensor.name for tensor in request.inputs),
+        dtypes=tuple(FIXED[tensor.datatype] for tensor in request.inputs),
+        shapes=tuple(tuple(tensor.shape) for tensor in request.inputs),
+        outputs=tuple(outputs),
+    )
+    return _Template(layout, tuple(parts))

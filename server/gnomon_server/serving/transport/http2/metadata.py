@@ -1,0 +1,89 @@
+"""The header forms of gRPC: timeouts, percent-encoded messages, binary metadata.
+
+Source: "gRPC over HTTP2", doc/PROTOCOL-HTTP2.md of grpc/grpc.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from gnomon_server.serving.transport import Pairs
+
+Headers = list[tuple[bytes, bytes]]
+
+# Status numbers by name, as in grpc.StatusCode.
+STATUS: Final = {
+    name: str(number).encode()
+    for number, name in enumerate(
+        (
+            *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+            *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE"),
+            *("UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+        )
+    )
+}
+# Seconds in each unit of grpc-timeout.
+UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_KEY: Final = re.compile(rb"[0-9a-z_.\-]+")
+# Bytes that travel as they are in grpc-message: space to tilde but for the percent sign.
+_PLAIN: Final = frozenset(range(0x20, 0x7F)) - {0x25}
+# Longest text of a status; clients drop answers whose trailers are too long.
+MOST_TEXT: Final = 1024
+
+
+def timeout_seconds(value: bytes) -> float | None:
+    """Returns a grpc-timeout in seconds, or None if it is malformed."""
+    match = _TIMEOUT.fullmatch(value)
+    return int(match[1]) * UNITS[match[2]] if match else None
+
+
+def percent_encoded(text: str) -> bytes:
+    """Returns a status text as grpc-message carries it."""
+    raw = text[:MOST_TEXT].encode("utf-8", "replace")
+    if _PLAIN.issuperset(raw):
+        return raw
+    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+
+
+def outgoing(pairs: Pairs) -> Headers:
+    """Returns metadata as header fields; a key or value that no header can carry is left out."""
+    fields: Headers = []
+    for key, value in pairs:
+        name = key.lower().encode("ascii", "replace")
+        if not _KEY.fullmatch(name) or name.startswith(b"grpc-"):
+            continue
+        if name.endswith(b"-bin"):
+            raw = value if isinstance(value, bytes) else value.encode()
+            fields.append((name, base64.b64encode(raw).rstrip(b"=")))
+        else:
+            text = value if isinstance(value, bytes) else value.encode("ascii", "replace")
+            if all(0x20 <= byte < 0x7F for byte in text):
+                fields.append((name, text))
+    return fields
+
+
+def incoming_text(headers: Iterable[tuple[bytes, bytes]], key: str) -> str | None:
+    """Returns the first value of a text key, or None."""
+    name = key.encode()
+    for found, value in headers:
+        if found == name:
+            return value.decode("ascii", "replace")
+    return None
+
+
+def incoming_binary(headers: Iterable[tuple[bytes, bytes]], key: str) -> bytes | None:
+    """Returns the first value of a "-bin" key, padded or not, or None if there is none or it is no base64."""
+    name = key.encode()
+    for found, value in headers:
+        if found == name:
+            first = value.partition(b",")[0]
+            try:
+                return base64.b64decode(first + b"=" * (-len(first) % 4), validate=True)
+            except binascii.Error:
+                return None
+    return None

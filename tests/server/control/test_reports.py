@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from math import inf
+
+from gnomon_server.config import Policy
+from gnomon_server.control.comparison import Comparison, Outcomes, Pair
+from gnomon_server.control.reports import from_json, latency, report, to_json
+from gnomon_server.control.routes import Route
+from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram, empty
+from gnomon_server.wire.messages import HistogramCounts, OutputTally, VersionState
+
+ROUTE = Route("churn", 3, primary=1, shadows={2: 0.5})
+READY = VersionState("churn", 2, "ready")
+
+
+def runs(*seconds: float) -> HistogramCounts:
+    histogram = Histogram(DURATION_BOUNDS)
+    for value in seconds:
+        histogram.add(value)
+    return histogram.snapshot()
+
+
+COMPARISON = Comparison(
+    Pair("churn", 1, 2),
+    since=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+    outcomes=Outcomes(compared=100, shadow_error=1, primary_error=2, timeout=3, dropped=4, not_comparable=5, pending=6),
+    agreement_sum=99.0,
+    disagreeing=2,
+    outputs=(OutputTally("p", "probabilities", 0.01, 200, 2, 1.0, 0.25, empty(DIVERGENCE_BOUNDS)),),
+    shadow_runs=runs(0.0008, 0.0008, 0.04),
+    primary_runs=runs(0.0004),
+)
+
+
+def test_a_report_shows_all_that_is_known() -> None:
+    found = report(COMPARISON, ROUTE, Policy(min_requests=100), READY)
+    assert (found.model, found.primary, found.shadow, found.sample) == ("churn", 1, 2, 0.5)
+    assert found.since == "2026-01-02T03:04:05Z"
+    assert found.outcomes.selected == 121 == sum(vars(COMPARISON.outcomes).values())
+    assert found.agreement.estimate == 99 / 101
+    assert found.agreement.low < 99 / 113 < 111 / 113 < found.agreement.high
+    assert found.verdict.decision == "keep watching"
+    assert (found.shadow_state, found.shadow_reason) == ("ready", "")
+    assert (found.outputs[0].mean_divergence, found.outputs[0].max_divergence) == (0.005, 0.25)
+
+
+def test_latencies_are_the_upper_bounds_of_their_buckets() -> None:
+    found = latency(COMPARISON.shadow_runs)
+    assert (found.count, found.p50, found.p99) == (3, 0.001, 0.05)
+    assert found.mean == (0.0008 + 0.0008 + 0.04) / 3
+
+
+def test_an_empty_comparison_has_a_report_too() -> None:
+    state = VersionState("churn", 9, "failed", "no such operator")
+    found = report(Comparison(Pair("churn", 1, 9)), ROUTE, Policy(), state)
+    assert (found.since, found.sample, found.outcomes.selected) == ("", 0.0, 0)
+    assert (found.primary_latency.count, found.primary_latency.mean, found.primary_latency.p99) == (0, 0.0, 0.0)
+    assert (found.shadow_state, found.shadow_reason) == ("failed", "no such operator")
+
+
+def test_evidence_is_read_back_as_it_was_written() -> None:
+    found = report(COMPARISON, ROUTE, Policy(), READY)
+    found.shadow_latency.p99 = inf
+    text = to_json(found)
+    assert from_json(text) == found
+    assert json.loads(text)["outcomes"]["shadow_error"] == "1"
+    assert "\n" not in text
+
+
+def test_evidence_of_a_newer_gnomon_can_be_read() -> None:
+    assert from_json('{"model": "churn", "drift": {"score": 1}}').model == "churn"
+
+
+def test_evidence_says_what_was_zero() -> None:
+    text = to_json(report(Comparison(Pair("churn", 1, 2)), ROUTE, Policy(), READY))
+    assert json.loads(text)["outcomes"]["dropped"] == "0"

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_protos.tensors import FIXED, datatype_of
+from gnomon_server.serving.answers import Answers
+from gnomon_server.serving.templates import MOST, Templates
+
+DATATYPES = sorted(set(FIXED) - {"BOOL"})
+IDS = st.text(max_size=200)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(
+        model_name=draw(st.text(max_size=150)), model_version=draw(st.sampled_from(["", "1", "12"])), id=draw(IDS)
+    )
+    for number in range(draw(st.integers(1, 3))):
+        datatype = draw(st.sampled_from(DATATYPES))
+        shape = draw(st.lists(st.integers(0, 5), max_size=3))
+        size = int(np.prod(shape)) * FIXED[datatype].itemsize
+        request.inputs.add(name=f"x{number}", datatype=datatype, shape=shape)
+        request.raw_input_contents.append(draw(st.binary(min_size=size, max_size=size)))
+    for name in draw(st.lists(st.sampled_from(["label", "y"]), max_size=2, unique=True)):
+        request.outputs.add(name=name)
+    return request
+
+
+def renewed(request: pb.ModelInferRequest, request_id: str, byte: int) -> pb.ModelInferRequest:
+    """The same kind of request with another id and other numbers."""
+    other = pb.ModelInferRequest()
+    other.CopyFrom(request)
+    other.id = request_id
+    del other.raw_input_contents[:]
+    other.raw_input_contents.extend(bytes([byte]) * len(data) for data in request.raw_input_contents)
+    return other
+
+
+@given(requests(), st.text(st.characters(codec="ascii"), max_size=100), st.integers(0, 255))
+def test_what_is_recognised_is_what_protobuf_reads(request: pb.ModelInferRequest, request_id: str, byte: int) -> None:
+    templates = Templates()
+    templates.learn(request.SerializeToString(), request, ["label"])
+    other = renewed(request, request_id, byte)
+    found = templates.recognise(other.SerializeToString())
+    if len(request.model_name.encode()) < 128 and request.model_name and len(request.id.encode()) < 128:
+        assert found is not None
+    if found is not None:
+        assert found.id.decode() == other.id
+        assert found.raw == tuple(other.raw_input_contents)
+        assert (found.layout.model, found.layout.version) == (other.model_name, other.model_version)
+        assert found.layout.names == tuple(tensor.name for tensor in other.inputs)
+        assert found.layout.shapes == tuple(tuple(tensor.shape) for tensor in other.inputs)
+        assert found.layout.outputs == ("label",)
+
+
+@given(requests(), st.data())
+def test_a_changed_byte_is_never_read_as_something_else_than_protobuf_reads(
+    request: pb.ModelInferRequest, data: st.DataObject
+) -> None:
+    templates = Templates()
+    message = request.SerializeToString()
+    templates.learn(message, request, ["label"])
+    position = data.draw(st.integers(0, len(message) - 1))
+    changed = message[:position] + bytes([data.draw(st.integers(0, 255))]) + message[position + 1 :]
+    found = templates.recognise(changed)
+    if found is not None:
+        read = pb.ModelInferRequest.FromString(changed)
+        assert found.raw == tuple(read.raw_input_contents)
+        assert found.id.decode() == read.id
+        assert found.layout.names == tuple(tensor.name for tensor in read.inputs)
+        assert found.layout.shapes == tuple(tuple(tensor.shape) for tensor in read.inputs)
+
+
+@given(requests(), st.binary(max_size=300))
+def test_nothing_that_was_not_learnt_is_recognised(request: pb.ModelInferRequest, noise: bytes) -> None:
+    templates = Templates()
+    assert templates.recognise(noise) is None
+    message = request.SerializeToString()
+    templates.learn(message, request, ["label"])
+    assert templates.recognise(message + b"\x22\x00") is None
+
+
+def test_requests_with_parameters_text_or_truth_values_are_always_parsed() -> None:
+    plain = pb.ModelInferRequest(model_name="m")
+    plain.inputs.add(name="x", datatype="FP32", shape=[1])
+    plain.raw_input_contents.append(b"1234")
+    for field, value in (("parameters", None), ("datatype", "BYTES"), ("datatype", "BOOL")):
+        request = pb.ModelInferRequest()
+        request.CopyFrom(plain)
+        if field == "parameters":
+            request.parameters["timeout"].int64_param = 5
+        else:
+            request.inputs[0].datatype = str(value)
+        templates = Templates()
+        templates.learn(request.SerializeToString(), request, ["y"])
+        assert templates.recognise(request.SerializeToString()) is None
+
+
+def test_clients_cannot_make_the_templates_grow_for_ever() -> None:
+    templates = Templates()
+    for rows in range(MOST + 100):
+        request = pb.ModelInferRequest(model_name="m")
+        request.inputs.add(name="x", datatype="UINT8", shape=[rows])
+        request.raw_input_contents.append(bytes(rows))
+        templates.learn(request.SerializeToString(), request, ["y"])
+    known = [templates.recognise(_of(rows)) for rows in (1, MOST + 99)]
+    assert known[0] is not None
+    assert known[1] is None
+
+
+def _of(rows: int) -> bytes:
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="UINT8", shape=[rows])
+    request.raw_input_contents.append(bytes(rows))
+    return request.SerializeToString()
+
+
+@given(IDS, st.lists(st.tuples(st.sampled_from(DATATYPES), st.lists(st.integers(0, 4), max_size=3)), max_size=3))
+def test_an_answer_has_the_bytes_that_protobuf_writes(request_id: str, specs: list[tuple[str, list[int]]]) -> None:
+    outputs = [np.ones(shape, FIXED[datatype]) for datatype, shape in specs]
+    names = tuple(f"y{number}" for number in range(len(outputs)))
+    expected = pb.ModelInferResponse(model_name="m", model_version="7", id=request_id)
+    for name, output in zip(names, outputs, strict=True):
+        expected.outputs.add(name=name, datatype=datatype_of(output), shape=output.shape)
+        expected.raw_output_contents.append(output.tobytes())
+    answers = Answers("m", 7)
+    for _ in range(2):
+        assert answers.write(request_id.encode(), names, outputs) == expected.SerializeToString()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from server.shadow.fakes import Adder, added, on_the_wire
+
+from gnomon_server.config import MirrorSettings
+from gnomon_server.errors import LoadError
+from gnomon_server.shadow.trial import Shadow
+from gnomon_server.shadow.worker import Worker
+from gnomon_server.wire.channel import Channel, open_child, open_parent
+from gnomon_server.wire.messages import (
+    Drain,
+    Drained,
+    FromChild,
+    VersionRef,
+    WorkerAck,
+    WorkerPlan,
+    WorkerReport,
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # The path of a Unix socket has room for about a hundred bytes.
+    with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
+        yield Path(folder)
+
+
+def plan_in(folder: Path) -> WorkerPlan:
+    return WorkerPlan(VersionRef("adder", 2, str(folder)), str(folder / "mirror.sock"), "first life")
+
+
+class Control:
+    """Control's end of the channel, and the worker at the other one."""
+
+    def __init__(self, channel: Channel[FromChild], worker: asyncio.Task[None]) -> None:
+        self.channel = channel
+        self.worker = worker
+
+    async def acknowledged(self) -> WorkerAck:
+        ack = await self.channel.receive()
+        assert isinstance(ack, WorkerAck)
+        return ack
+
+    async def drained(self) -> WorkerReport | None:
+        """Returns the last report before the worker said that it has drained."""
+        last: WorkerReport | None = None
+        while not isinstance(message := await self.channel.receive(), Drained):
+            assert isinstance(message, WorkerReport)
+            last = message
+        await self.worker
+        self.channel.close()
+        return last
+
+
+async def started(shadow: Shadow | LoadError, plan: WorkerPlan) -> Control:
+    def load(ref: VersionRef) -> Shadow:
+        assert ref == plan.version
+        if isinstance(shadow, LoadError):
+            raise shadow
+        return shadow
+
+    ours, theirs = socket.socketpair()
+    channel = await open_parent(ours)
+    worker = Worker(await open_child(theirs.detach()), MirrorSettings(), load)
+    control = Control(channel, asyncio.create_task(worker.run()))
+    channel.send(plan)
+    return control
+
+
+async def mirror(address: str, stream: bytes) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_unix_connection(address)
+    writer.write(stream)
+    await writer.drain()
+    return writer
+
+
+async def test_a_worker_acknowledges_compares_reports_and_drains(folder: Path) -> None:
+    plan = plan_in(folder)
+    control = await started(Adder(), plan)
+    ack = await control.acknowledged()
+    assert (ack.version.state, ack.version.digest) == ("ready", "sha256:adder")
+    writer = await mirror(plan.address, b"".join(on_the_wire(added(wrong=i % 2)) for i in range(10)))
+    reports: list[WorkerReport] = []
+    while not reports or not reports[-1].pairs or reports[-1].pairs[0].compared < 10:
+        message = await control.channel.receive()
+        assert isinstance(message, WorkerReport)
+        reports.append(message)
+    assert {report.epoch for report in reports} == {"first life"}
+    control.channel.send(Drain(60))
+    last = await control.drained()
+    writer.close()
+    assert last is not None
+    assert (last.pairs[0].compared, last.pairs[0].disagreeing, last.queue_depth) == (10, 5, 0)
+    # Each trace once.
+    assert sum(len(report.traces) for report in [*reports, last]) == 5
+
+
+async def test_what_was_written_before_a_drain_is_still_compared(folder: Path) -> None:
+    plan = plan_in(folder)
+    control = await started(Adder(), plan)
+    await control.acknowledged()
+    writer = await mirror(plan.address, b"".join(on_the_wire(added()) for _ in range(500)))
+    control.channel.send(Drain(60))
+    last = await control.drained()
+    writer.close()
+    assert last is not None
+    assert last.pairs[0].compared == 500
+
+
+async def test_a_stuck_shadow_neither_silences_nor_outlives_its_worker(folder: Path) -> None:
+    gate = threading.Event()
+    shadow = Adder(gate)
+    plan = plan_in(folder)
+    control = await started(shadow, plan)
+    await control.acknowledged()
+    writer = await mirror(plan.address, on_the_wire(added()))
+    await asyncio.to_thread(shadow.started.wait)
+    writer.write(on_the_wire(added()) * 3)
+    depth = 0
+    while depth < 4:
+        report = await control.channel.receive()
+        assert isinstance(report, WorkerReport)
+        depth = report.queue_depth
+    control.channel.send(Drain(0.01))
+    last = await control.drained()
+    gate.set()
+    writer.close()
+    assert last is not None
+    assert last.pairs[0].dropped == 4
+
+
+async def test_a_version_that_does_not_load_is_reported_and_the_worker_waits(folder: Path) -> None:
+    control = await started(LoadError("golden sample: output 'sum' differs"), plan_in(folder))
+    ack = await control.acknowledged()
+    assert (ack.version.state, ack.version.reason) == ("failed", "golden sample: output 'sum' differs")
+    assert not control.worker.done()
+    control.channel.send(Drain(1))
+    assert await control.drained() is None
+
+
+async def test_a_worker_that_cannot_listen_says_where(folder: Path) -> None:
+    plan = msgspec.structs.replace(plan_in(folder), address=str(folder / "missing" / "mirror.sock"))
+    control = await started(Adder(), plan)
+    ack = await control.acknowledged()
+    assert ack.version.state == "failed"
+    assert plan.address in ack.version.reason
+    control.channel.send(Drain(1))
+    await control.drained()
+
+
+async def test_a_worker_ends_when_control_is_gone(folder: Path) -> None:
+    gate = threading.Event()
+    shadow = Adder(gate)
+    plan = plan_in(folder)
+    control = await started(shadow, plan)
+    await control.acknowledged()
+    writer = await mirror(plan.address, on_the_wire(added()))
+    await asyncio.to_thread(shadow.started.wait)
+    control.channel.close()
+    await control.worker
+    gate.set()
+    writer.close()
+
+
+def write_adder(folder: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=0)],
+        "adder",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], np.array([1]))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(folder / "model.onnx"))
+
+
+async def program(plan: WorkerPlan) -> tuple[Channel[FromChild], subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    settings = msgspec.json.encode(MirrorSettings()).decode()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gnomon_server.shadow", str(theirs.fileno()), settings],
+            pass_fds=[theirs.fileno()],
+        )
+    channel = await open_parent(ours)
+    channel.send(plan)
+    return channel, process
+
+
+async def test_the_program_serves_a_real_model_and_exits_with_0(folder: Path) -> None:
+    write_adder(folder)
+    plan = plan_in(folder)
+    channel, process = await program(plan)
+    ack = await channel.receive()
+    assert isinstance(ack, WorkerAck)
+    assert ack.version.state == "ready", ack.version.reason
+    if hasattr(os, "SCHED_IDLE"):
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    # Control alone decides when it ends.
+    process.terminate()
+    writer = await mirror(plan.address, b"".join(on_the_wire(added()) for _ in range(300)))
+    channel.send(Drain(60))
+    last: object = None
+    while not isinstance(message := await channel.receive(), Drained):
+        last = message
+    assert await asyncio.to_thread(process.wait) == 0
+    channel.close()
+    writer.close()
+    assert isinstance(last, WorkerReport)
+    assert last.pairs[0].compared == last.pairs[0].agreement_sum == 300
+
+
+async def test_the_program_ends_when_control_dies(folder: Path) -> None:
+    channel, process = await program(plan_in(folder))
+    ack = await channel.receive()
+    assert isinstance(ack, WorkerAck)
+    assert (ack.version.state, process.poll()) == ("failed", None)
+    assert "model.onnx" in ack.version.reason
+    channel.close()
+    assert await asyncio.to_thread(process.wait) == 0
