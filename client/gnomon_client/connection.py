@@ -168,7 +168,7 @@ def _in_own_words(code: grpc.StatusCode, details: str, address: str) -> str:
     """Returns the details with what gRPC itself says of a server that does not answer put first in a user's terms."""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
         return f"{address}: expected an answer in time, received none"
-    no_server = ("failed to connect", "DNS resolution failed", "Socket closed")
+    no_server = ("failed to connect", "DNS resolution failed", "errors resolving", "Socket closed")
     if code is grpc.StatusCode.UNAVAILABLE and details.startswith(no_server):
         return f"{address}: expected a server, received no connection ({details})"
     return details

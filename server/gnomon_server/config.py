@@ -65,9 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def policy_of(self, model: str) -> Policy:
         """Returns the policy of one model."""
-        return _convert(
-            {**msgspec.structs.asdict(self.policy), **self.models.get(model, {})}, Policy, f"models.{model}"
-        )
+        return _policy(self, model, "settings")
 
 
 def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -83,9 +81,10 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
         if text is not None and field.name not in ("policy", "models", "mirror"):
             merged[field.name] = text
     merged |= {name: value for name, value in flags.items() if value is not None}
-    settings = _convert(merged, Settings, str(file) if file else "settings")
+    where = str(file) if file else "settings"
+    settings = _convert(merged, Settings, where)
     for model in settings.models:
-        settings.policy_of(model)
+        _policy(settings, model, where)
     return settings
 
 
@@ -100,6 +99,11 @@ def to_toml(settings: Settings) -> str:
         lines = [f"{key} = {_quoted(value) if isinstance(value, str) else value}" for key, value in table.items()]
         parts.append("\n".join([f"[{name}]", *lines] if name else lines))
     return "\n\n".join(parts)
+
+
+def _policy(settings: Settings, model: str, where: str) -> Policy:
+    values = {**msgspec.structs.asdict(settings.policy), **settings.models.get(model, {})}
+    return _convert(values, Policy, f"{where}: models.{model}")
 
 
 def _read(file: Path) -> dict[str, Any]:

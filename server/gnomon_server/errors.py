@@ -7,6 +7,7 @@
     ├── NotReady             UNAVAILABLE          loading, or the server is shutting down
     ├── Exhausted            RESOURCE_EXHAUSTED   a limit is reached
     ├── DeadlineExceeded     DEADLINE_EXCEEDED    the call's time ran out
+    ├── Cancelled            CANCELLED            the caller gave up
     ├── Refused              FAILED_PRECONDITION  a change that the state does not allow
     │   └── LoadError                             a version that cannot be served
     └── Internal             INTERNAL             a failure whose detail stays in the log
@@ -59,6 +60,12 @@ class DeadlineExceeded(GnomonError):
     """The call's time ran out before its work began."""
 
     status = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(GnomonError):
+    """The caller gave up before its work began."""
+
+    status = "CANCELLED"
 
 
 class Refused(GnomonError):

@@ -45,3 +45,11 @@ def test_a_server_that_is_not_there_is_named() -> None:
         client.live()
     assert caught.value.status == "UNAVAILABLE"
     assert caught.value.details.startswith("127.0.0.1:1: expected a server, received no connection")
+
+
+def test_a_name_that_does_not_resolve_is_named() -> None:
+    # ".invalid" never resolves (RFC 2606).
+    with Client("gnomon.invalid:1", retries=Retries(0)) as client, pytest.raises(ClientError) as caught:
+        client.live()
+    assert caught.value.status == "UNAVAILABLE"
+    assert caught.value.details.startswith("gnomon.invalid:1: expected a server, received no connection")

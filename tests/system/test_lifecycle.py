@@ -271,7 +271,9 @@ def test_children_end_with_a_killed_control_and_leave_the_port(repository: Path,
     children = server.children()
     assert len(children) == 3
     assert answers(server)
-    psutil.Process(server.pid).kill()
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait(30)
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert (len(gone), alive) == (3, [])
     host, _, port = server.grpc.rpartition(":")

@@ -150,7 +150,9 @@ MISTAKES = {
         **on_x("FP32", [-1, 3], b""),
     ),
     "different batch": spoilt(
-        "sum", {"a": np.tile(ROW, (2, 1)), "b": np.tile(ROW, (3, 1))}, "input 'b': expected batch 2 as in 'a', received 3"
+        "sum",
+        {"a": np.tile(ROW, (2, 1)), "b": np.tile(ROW, (3, 1))},
+        "input 'b': expected batch 2 as in 'a', received 3",
     ),
     "bytes do not fill the shape": wrong(
         "line", "input 'x': expected 24 bytes for FP32 [2, 3], received 20", **on_x("FP32", [2, 3], b"0" * 20)
@@ -219,7 +221,9 @@ MISTAKES = {
         **on_x("FP16", [1, 3], fp32_contents=[1, 2, 3]),
     ),
     "value out of range": wrong(
-        "echo-INT8", "input 'x': element 1: expected INT8, received 300", **on_x("INT8", [1, 3], int_contents=[1, 300, 3])
+        "echo-INT8",
+        "input 'x': element 1: expected INT8, received 300",
+        **on_x("INT8", [1, 3], int_contents=[1, 300, 3]),
     ),
     "value out of unsigned range": wrong(
         "echo-UINT16",
@@ -350,7 +354,9 @@ def test_bytes_that_are_no_message_are_the_callers_mistake(method: str, wire: gr
     )
 
 
-@pytest.mark.parametrize("path", [SERVICE + "TraceSetting", SERVICE + "ModelStreamInfer", "/other.Service/TraceSetting"])
+@pytest.mark.parametrize(
+    "path", [SERVICE + "TraceSetting", SERVICE + "ModelStreamInfer", "/other.Service/TraceSetting"]
+)
 def test_a_method_that_is_not_offered_is_unimplemented(path: str, wire: grpc.Channel) -> None:
     name = path.rpartition("/")[2]
     assert refusal(sent, wire, path, b"") == (NOT_OFFERED, f"method '{name}' is not offered")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         say(config.to_toml(settings))
         return 0
+    if find_spec("onnxruntime") is None:
+        # Only the children import it; without it they would die again and again.
+        raise ModuleNotFoundError("expected onnxruntime", name="onnxruntime")
     import asyncio
 
     from gnomon_server.control.server import Addresses, Server

@@ -185,12 +185,18 @@ class Operations:
             state = self._fleet.frontend_state(model, version)
             if state.state != READY:
                 raise Refused(f"model '{model}' version '{version}' cannot be served: {state.reason or state.state}")
-        except GnomonError:
+        except BaseException:
+            # A caller who gives up cancels this, too.
             self._fleet.wish(self._routes, self._refs)
             raise
 
     async def _switch(self, before: Route, after: Route, entry: AuditEntry) -> Change:
-        self._store.change(after, entry)
+        try:
+            self._store.change(after, entry)
+        except GnomonError:
+            # What was made warm for this is not wanted any more.
+            self._fleet.wish(self._routes, self._refs)
+            raise
         self._routes = {**self._routes, after.model: after}
         generation = self._fleet.wish(self._routes, self._refs)
         try:
@@ -213,7 +219,6 @@ class Operations:
             for key, ref in seen.items()
             if key not in known
         }
-        self._refs = {**kept, **known, **fresh}
         for model in sorted({name for name, _ in seen} | self._routes.keys()):
             before = self._routes.get(model, Route(model))
             here = frozenset(version for name, version in seen if name == model)
@@ -221,6 +226,8 @@ class Operations:
             self._store_discovery(before, before.vanished(frozenset(gone)))
             before = self._routes.get(model, before)
             self._store_discovery(before, before.discovered(here))
+        # Last, so that a look that failed half way is taken again.
+        self._refs = {**kept, **known, **fresh}
 
     def _store_discovery(self, before: Route, after: Route) -> None:
         if after == before:

@@ -16,12 +16,14 @@ class SharedPort:
         number = free(address)
         host, port = split(address)
         family, resolved = _resolve(host, port, address)
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        # Only what shares the port may join, and never SO_REUSEADDR here: beside a socket that has it and does not
+        # listen yet, the kernel would give the port to another server's `free`.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._socket.bind((resolved, number))
         except OSError as error:
+            self._socket.close()
             raise InvalidRequest(f"cannot listen on {address}: {error.strerror}") from None
         self.address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
@@ -31,7 +33,7 @@ class SharedPort:
 
 
 def free(address: str) -> int:
-    """Returns the port of HOST:PORT, or a free one for port 0; raises InvalidRequest if it is taken or is no address."""
+    """Returns the port of HOST:PORT, or a free one for 0; raises InvalidRequest if it is taken or no address."""
     host, port = split(address)
     family, resolved = _resolve(host, port, address)
     try:

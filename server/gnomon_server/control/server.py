@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -55,7 +55,9 @@ class Server:
         self._since_ns = time.time_ns()
 
     async def run(self, ready: Callable[[Addresses], None]) -> None:
-        """Serves until SIGTERM or SIGINT; calls `ready` once every frontend answers. Raises GnomonError if it cannot begin.
+        """Serves until SIGTERM or SIGINT; calls `ready` once every frontend answers.
+
+        Raises GnomonError if it cannot begin.
 
         Ends in the reverse order: refuse, drain calls, drain the mirror, flush tallies, close, flush telemetry.
         """
@@ -99,7 +101,9 @@ class Server:
         fleet.start()
         await operations.look()
         await self._settle(fleet)
-        stack.enter_context(_Task(self._keep(operations, store, ledger)))
+        # Each on its own: a look waits while a promotion loads a version, and a flush must not.
+        stack.enter_context(_Task(_always(settings.poll, operations.look)))
+        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
         if not self._stop.is_set():
             http, rpc = settings.http.rpartition(":")[0], settings.control.rpartition(":")[0]
             ready(Addresses(port.address, f"{http}:{http_port}", f"{rpc}:{control_port}"))
@@ -115,19 +119,6 @@ class Server:
         else:
             settled.cancel()
 
-    async def _keep(self, operations: Operations, store: SqliteStore, ledger: Ledger) -> None:
-        """Looks at the repository and flushes tallies, for ever; what fails is said and tried again."""
-        looked = 0.0
-        while True:
-            await asyncio.sleep(min(FLUSH_SECONDS, self._settings.poll))
-            try:
-                if time.monotonic() - looked >= self._settings.poll:
-                    looked = time.monotonic()
-                    await operations.look()
-                await _flush(store, ledger, operations)
-            except GnomonError as error:
-                log.error("%s", error)
-
 
 class _Task:
     """A task that lives as long as the block that owns it."""
@@ -140,6 +131,19 @@ class _Task:
 
     def __exit__(self, *_: object) -> None:
         self._task.cancel()
+
+
+async def _always(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Does something every so often, for ever; what fails is said and tried again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except GnomonError as error:
+            log.error("%s", error)
+        except Exception:
+            # A defect in one round must not end the rounds after it.
+            log.exception("a defect of the server")
 
 
 async def _flush(store: SqliteStore, ledger: Ledger, operations: Operations) -> None:

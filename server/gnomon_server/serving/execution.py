@@ -1,22 +1,30 @@
-"""The execution of models: on the event loop while a run takes microseconds, on threads when it takes longer."""
+"""The execution of models: on the event loop while a run takes microseconds, on threads when it takes longer.
+
+Each version has a lane of its own, so that a heavy one takes nothing from a light one but the processor's time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from gnomon_protos.tensors import Array
-from gnomon_server.errors import DeadlineExceeded, Exhausted, GnomonError
+from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError
 from gnomon_server.models.servable import Servable
+from gnomon_server.serving.batching import MOST_ROWS, Job, Waiting, joined, split
 
-# Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run.
-INLINE_SECONDS: Final = 200e-6
-THREADS: Final = 2
+# Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run. A lane
+# leaves the loop above the one and returns to it below the other, so that it does not change with every batch.
+LEAVE_SECONDS: Final = 400e-6
+RETURN_SECONDS: Final = 200e-6
+# Runs of one version at the same time on threads.
+PARALLEL: Final = 2
+THREADS: Final = 16
 MAX_WAITING: Final = 1024
 # Weight of the newest run in the moving mean.
 _NEWEST: Final = 0.1
@@ -24,77 +32,144 @@ _NEWEST: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run gave."""
+    """One run of a version."""
 
-    outputs: Sequence[Array]
-    # Set if there are no outputs.
-    error: GnomonError | None
+    # Rows and requests in it.
+    rows: int
+    requests: int
     # Nanoseconds since the epoch.
     start_ns: int
     end_ns: int
 
 
+# Called on the event loop for each job: its outputs, or the error in their place. `run` is None if it never began.
+Finish = Callable[[Job, Sequence[Array], GnomonError | None, Run | None], None]
+
+
 class Execution:
     """Runs servables for one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, finish: Finish) -> None:
+        self._finish = finish
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "run")
-        self._means: WeakKeyDictionary[Servable, float] = WeakKeyDictionary()
-        self._waiting = 0
+        self._lanes: dict[Servable, _Lane] = {}
+        self._touched: dict[_Lane, None] = {}
 
-    def submit(
-        self,
-        servable: Servable,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        limit: float | None,
-        done: Callable[[Run], None],
-    ) -> None:
-        """Runs now or on a thread, and calls `done` on the event loop.
-
-        Work that has not begun after `limit` seconds ends in DeadlineExceeded. Raises Exhausted if too much is waiting.
-        An unknown version runs on a thread until its first run is measured.
-        """
-        since = time.monotonic()
-        if self._means.get(servable, INLINE_SECONDS) < INLINE_SECONDS:
-            done(self._run(servable, inputs, outputs, limit, since))
-            return
-        if self._waiting >= MAX_WAITING:
+    def submit(self, servable: Servable, job: Job) -> None:
+        """Puts a job in its version's lane, to begin with `start`; raises Exhausted if too much waits there."""
+        lane = self._lanes.get(servable)
+        if lane is None:
+            lane = self._lanes[servable] = _Lane(servable)
+        if lane.waiting.size >= MAX_WAITING:
             raise Exhausted(f"queue: expected at most {MAX_WAITING} waiting, received one more")
-        self._waiting += 1
-        future = self._loop.run_in_executor(self._threads, self._run, servable, inputs, outputs, limit, since)
-        future.add_done_callback(lambda finished: self._finished(finished.result(), done))
+        lane.waiting.put(job)
+        self._touched[lane] = None
+
+    def start(self) -> None:
+        """Begins everything that was submitted and can run now."""
+        touched, self._touched = self._touched, {}
+        for lane in touched:
+            self._pump(lane)
+
+    def keep(self, servables: Collection[Servable]) -> None:
+        """Lets go of every other version; what waits for one still runs."""
+        self._lanes = {servable: lane for servable, lane in self._lanes.items() if servable in servables}
 
     def close(self) -> None:
         """Waits for runs in progress."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _finished(self, run: Run, done: Callable[[Run], None]) -> None:
-        self._waiting -= 1
-        done(run)
+    def _pump(self, lane: _Lane) -> None:
+        while lane.waiting.size and (lane.inline or lane.running < PARALLEL):
+            batch = self._living(lane.waiting.take())
+            if not batch:
+                continue
+            if lane.inline:
+                self._deliver(lane, lane.run(batch))
+            else:
+                lane.running += 1
+                future = self._loop.run_in_executor(self._threads, lane.run, batch)
+                future.add_done_callback(partial(self._returned, lane))
 
-    def _run(
-        self,
-        servable: Servable,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        limit: float | None,
-        since: float,
-    ) -> Run:
-        start_ns = time.time_ns()
-        waited = time.monotonic() - since
-        if limit is not None and waited > limit:
-            late = f"queue: expected start within {limit * 1e6:.0f} us, waited {waited * 1e6:.0f} us"
-            return Run((), DeadlineExceeded(late), start_ns, start_ns)
-        start = time.perf_counter()
-        result: Sequence[Array] = ()
+    def _returned(self, lane: _Lane, runs: asyncio.Future[list[_Ran]]) -> None:
+        lane.running -= 1
+        self._deliver(lane, runs.result())
+        self._pump(lane)
+
+    def _deliver(self, lane: _Lane, runs: list[_Ran]) -> None:
+        for ran in runs:
+            lane.learn(ran.run)
+            if ran.error is not None:
+                for job in ran.batch:
+                    self._finish(job, (), ran.error, ran.run)
+                continue
+            for job, outputs in zip(ran.batch, split(ran.batch, ran.outputs), strict=True):
+                self._finish(job, outputs, None, ran.run)
+
+    def _living(self, batch: list[Job]) -> list[Job]:
+        """Leaves out jobs that nobody waits for, or whose time ran out while they waited."""
+        living = []
+        for job in batch:
+            error = _in_vain(job)
+            if error is None:
+                living.append(job)
+            else:
+                self._finish(job, (), error, None)
+        return living
+
+
+def _in_vain(job: Job) -> GnomonError | None:
+    if job.abandoned():
+        return Cancelled("queue: the caller gave up before the run began")
+    if job.limit is None:
+        return None
+    waited = time.monotonic() - job.since
+    if waited <= job.limit:
+        return None
+    return DeadlineExceeded(f"queue: expected start within {job.limit * 1e6:.0f} us, waited {waited * 1e6:.0f} us")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    batch: list[Job]
+    outputs: Sequence[Array]
+    error: GnomonError | None
+    run: Run
+
+
+class _Lane:
+    """One version: what waits for it, and how long its runs take."""
+
+    def __init__(self, servable: Servable) -> None:
+        self._run = servable.run
+        self.waiting = Waiting(MOST_ROWS if servable.coalescable else 1)
+        self.running = 0
+        # A version runs on a thread until its first run is measured.
+        self.inline = False
+        self._mean: float | None = None
+
+    def learn(self, run: Run) -> None:
+        """Takes how long a run took."""
+        seconds = (run.end_ns - run.start_ns) * 1e-9
+        self._mean = seconds if self._mean is None else self._mean + _NEWEST * (seconds - self._mean)
+        self.inline = self._mean < (LEAVE_SECONDS if self.inline else RETURN_SECONDS)
+
+    def run(self, batch: list[Job]) -> list[_Ran]:
+        """Runs a batch; if it fails, each of its jobs alone, so that only the guilty fail."""
+        ran = self._once(batch)
+        if ran.error is None or len(batch) == 1:
+            return [ran]
+        return [self._once([job]) for job in batch]
+
+    def _once(self, batch: list[Job]) -> _Ran:
+        start_ns, start = time.time_ns(), time.perf_counter()
+        outputs: Sequence[Array] = ()
         error: GnomonError | None = None
         try:
-            result = servable.run(inputs, outputs)
+            outputs = self._run(joined(batch), batch[0].outputs)
         except GnomonError as failure:
             error = failure
-        seconds = time.perf_counter() - start
-        mean = self._means.get(servable, seconds)
-        self._means[servable] = mean + _NEWEST * (seconds - mean)
-        return Run(result, error, start_ns, start_ns + int(seconds * 1e9))
+        nanoseconds = int((time.perf_counter() - start) * 1e9)
+        rows = sum(job.rows for job in batch)
+        return _Ran(batch, outputs, error, Run(rows, len(batch), start_ns, start_ns + nanoseconds))

@@ -9,7 +9,6 @@ from typing import Final
 
 from gnomon_server.config import Settings
 from gnomon_server.serving import health, reflection, service
-from gnomon_server.serving.execution import Execution
 from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.health import Health
 from gnomon_server.serving.holdings import Holdings
@@ -43,9 +42,8 @@ class Frontend:
     def __init__(self, channel: Channel[ToChild], settings: Settings, sampler: Sampler) -> None:
         self._channel = channel
         self._settings = settings
-        self._execution = Execution()
         self._observation = Observation(sampler)
-        self._inferences = Inferences(self._execution, self._observation, self._feeds_of)
+        self._inferences = Inferences(self._observation, self._feeds_of)
         self._holdings = Holdings()
         # By epoch: a share that changes is no reason to connect anew.
         self._feeds: dict[str, Feed] = {}
@@ -166,7 +164,7 @@ class Frontend:
         self.draining = True
         self._health.end()
         await self._transport.drain(grace)
-        self._execution.close()
+        self._inferences.close()
         for feed in self._feeds.values():
             await feed.drain(grace)
         self._report()

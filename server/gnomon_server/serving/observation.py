@@ -42,6 +42,8 @@ class Observation:
         self._sampler = sampler
         self._calls: dict[tuple[str, str], Histogram] = {}
         self._inferences: dict[tuple[str, int, str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        # The run that was counted last; the requests of a run are finished one after the other.
+        self._counted: Run | None = None
         self._traces: list[CallTrace] = []
         self.traces_dropped = 0
 
@@ -58,8 +60,8 @@ class Observation:
             note.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
         return note.trace
 
-    def inference(self, inference: Inference, run: Run, error: GnomonError | None) -> None:
-        """Counts a request that reached a run."""
+    def inference(self, inference: Inference, run: Run | None, error: GnomonError | None) -> None:
+        """Counts a request that was accepted, and its run once for all requests in it."""
         servable = inference.servable
         key = (servable.model, servable.version, inference.role, error.status if error else "")
         histograms = self._inferences.get(key)
@@ -68,8 +70,11 @@ class Observation:
             self._inferences[key] = histograms
         durations, runs, batches = histograms
         durations.add(time.perf_counter() - inference.call.start)
-        runs.add((run.end_ns - run.start_ns) * 1e-9)
-        batches.add(inference.rows)
+        if run is not None:
+            runs.add((run.end_ns - run.start_ns) * 1e-9)
+            if run is not self._counted:
+                self._counted = run
+                batches.add(run.rows)
 
     def ended(self, call: Call, status: str) -> None:
         """Counts a call as it ends, and keeps its trace if that is sampled."""

@@ -42,6 +42,10 @@ class Layout:
     dtypes: tuple[np.dtype[np.generic], ...]
     shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
+    # Of the first dimension; 1 for a scalar.
+    rows: int
+    # The same number for requests that differ in rows only.
+    kind: int
 
     def arrays(self, raw: Sequence[bytes]) -> dict[str, Array]:
         """Returns read-only views of one request's raw contents by input name."""
@@ -72,6 +76,7 @@ class Templates:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, int], list[_Template]] = {}
+        self._kinds: dict[object, int] = {}
 
     def recognise(self, message: bytes) -> Recognised | None:
         """Returns a message's parts if it is like one that was learnt, to the last byte."""
@@ -87,18 +92,37 @@ class Templates:
                 return Recognised(template.layout, request_id, raw) if request_id.isascii() else None
         return None
 
-    def learn(self, message: bytes, request: pb.ModelInferRequest, outputs: Sequence[str]) -> None:
-        """Keeps the template of a message that was parsed to `request` and found valid, where it has one."""
+    def learn(self, message: bytes, request: pb.ModelInferRequest, outputs: Sequence[str]) -> Layout | None:
+        """Keeps the template of a valid message that was parsed to `request`; returns its layout if it has one."""
         if not _plain(request) or len(self._known) >= MOST:
-            return
+            return None
         try:
             begin, end = _id_span(message)
         except IndexError:
-            return
-        template = _template(message, end, request, outputs)
+            return None
+        layout = self._layout(request, outputs)
+        parts = _parts(message, end, request)
         alike = self._known.setdefault((message[:begin], len(message) - end), [])
-        if template is not None and len(alike) < MOST_ALIKE:
-            alike.append(template)
+        if parts is None or len(alike) >= MOST_ALIKE:
+            return None
+        alike.append(_Template(layout, parts))
+        return layout
+
+    def _layout(self, request: pb.ModelInferRequest, outputs: Sequence[str]) -> Layout:
+        shapes = tuple(tuple(tensor.shape) for tensor in request.inputs)
+        names = tuple(tensor.name for tensor in request.inputs)
+        dtypes = tuple(FIXED[tensor.datatype] for tensor in request.inputs)
+        kind = (names, dtypes, tuple(shape[1:] for shape in shapes), tuple(outputs))
+        return Layout(
+            model=request.model_name,
+            version=request.model_version,
+            names=names,
+            dtypes=dtypes,
+            shapes=shapes,
+            outputs=tuple(outputs),
+            rows=shapes[0][0] if shapes[0] else 1,
+            kind=self._kinds.setdefault(kind, len(self._kinds)),
+        )
 
 
 def _id_span(message: bytes) -> tuple[int, int]:
@@ -137,7 +161,7 @@ def _plain(request: pb.ModelInferRequest) -> bool:
     )
 
 
-def _template(message: bytes, end: int, request: pb.ModelInferRequest, outputs: Sequence[str]) -> _Template | None:
+def _parts(message: bytes, end: int, request: pb.ModelInferRequest) -> tuple[tuple[bytes, int], ...] | None:
     """Takes the message apart from behind; None if its fields are not in the usual order."""
     position, parts = len(message), []
     for data in reversed(request.raw_input_contents):
@@ -149,12 +173,4 @@ def _template(message: bytes, end: int, request: pb.ModelInferRequest, outputs: 
     parts.reverse()
     first, size = parts[0]
     parts[0] = (message[end:position] + first, size)
-    layout = Layout(
-        model=request.model_name,
-        version=request.model_version,
-        names=tuple(tensor.name for tensor in request.inputs),
-        dtypes=tuple(FIXED[tensor.datatype] for tensor in request.inputs),
-        shapes=tuple(tuple(tensor.shape) for tensor in request.inputs),
-        outputs=tuple(outputs),
-    )
-    return _Template(layout, tuple(parts))
+    return tuple(parts)

@@ -10,12 +10,18 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from gnomon_server.config import MirrorSettings
+from gnomon_server.wire.messages import VersionRef
 
 log = logging.getLogger("gnomon_server.shadow")
+
+# Until the version is loaded: at the lowest priority that would take minutes on a busy machine.
+LOADING_NICE: Final = 10
 
 
 def main() -> int:
@@ -27,7 +33,7 @@ def main() -> int:
     # Ctrl-C reaches the whole group of processes; control decides who ends when.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    _yield_to_everyone()
+    os.nice(LOADING_NICE)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     settings = msgspec.json.decode(sys.argv[2], type=MirrorSettings)
     try:
@@ -40,23 +46,29 @@ def main() -> int:
 
 async def _serve(descriptor: int, settings: MirrorSettings) -> None:
     # onnxruntime reads the environment at its import.
-    from gnomon_server.models.servable import load
+    from gnomon_server.models.servable import Servable, load
     from gnomon_server.shadow.worker import Worker
     from gnomon_server.wire.channel import open_child
 
-    await Worker(await open_child(descriptor), settings, load).run()
+    def load_and_yield(ref: VersionRef) -> Servable:
+        servable = load(ref)
+        _yield_to_everyone()
+        return servable
+
+    await Worker(await open_child(descriptor), settings, load_and_yield).run()
 
 
 def _yield_to_everyone() -> None:
     """Takes the lowest priority, so that the shadow runs on what the primary leaves."""
-    if hasattr(os, "SCHED_IDLE"):
+    if not hasattr(os, "SCHED_IDLE"):
+        os.nice(19)
+        return
+    # Linux schedules threads, and a thread inherits from its maker only: the loop's thread runs already.
+    for thread in Path("/proc/self/task").iterdir():
         try:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
         except OSError as error:
             log.debug("no idle scheduling: %s", error)
-        else:
-            return
-    os.nice(19)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,8 @@ async def test_the_program_serves_a_real_model_and_exits_with_0(folder: Path) ->
     assert isinstance(ack, WorkerAck)
     assert ack.version.state == "ready", ack.version.reason
     if hasattr(os, "SCHED_IDLE"):
-        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        threads = [int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
     # Control alone decides when it ends.
     process.terminate()
     writer = await mirror(plan.address, b"".join(on_the_wire(added()) for _ in range(300)))

@@ -44,6 +44,10 @@ class Call(ABC):
     def ended(self) -> bool:
         """Whether the call is answered, failed, cancelled or past its deadline, so that work for it is in vain."""
 
+    def is_over(self) -> bool:
+        """Returns `ended`, as a function to be called later."""
+        return self.ended
+
     @abstractmethod
     def metadata(self, key: str) -> str | None:
         """Returns the first text value of a metadata key, lower case, or None."""
@@ -85,6 +89,16 @@ Methods = Mapping[str, Unary | Stream]
 AfterPass = Callable[[], None]
 # Called once as a call ends, with the name of its status.
 Observer = Callable[[Call, str], None]
+
+
+def broken_off(call: Call) -> str:
+    """Returns the status of a call that its client ended: CANCELLED, unless it did so because the deadline passed.
+
+    On the wire a deadline is rounded up by as much as 1 % or 1 ms, so that the client's clock strikes first.
+    """
+    remaining = call.time_remaining()
+    rounding = 0.002 + 0.01 * (time.perf_counter() - call.start)
+    return "CANCELLED" if remaining is None or remaining > rounding else "DEADLINE_EXCEEDED"
 
 
 class Transport(Protocol):

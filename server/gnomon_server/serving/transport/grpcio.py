@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import grpc
 import grpc.aio
 
 from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotOffered
-from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary
+from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary, broken_off
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class _Handlers(grpc.GenericRpcHandler):
                 await self._abort(call, error)
                 raise
             except asyncio.CancelledError:
-                self._observer(call, call.broken_off())
+                self._observer(call, broken_off(call))
                 raise
             self._observer(call, "OK")
             return answer
@@ -94,7 +93,7 @@ class _Handlers(grpc.GenericRpcHandler):
             except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status, never a stack trace
                 await self._abort(call, error)
             except (asyncio.CancelledError, GeneratorExit):
-                self._observer(call, call.broken_off())
+                self._observer(call, broken_off(call))
                 raise
             else:
                 self._observer(call, "OK")
@@ -144,13 +143,6 @@ class _GrpcioCall(Call):
     def time_remaining(self) -> float | None:
         seconds: float | None = self.context.time_remaining()
         return seconds
-
-    def broken_off(self) -> str:
-        """Returns the status of a call that ends before its answer: the client gave up, or its deadline passed."""
-        remaining = self.time_remaining()
-        # On the wire a deadline is rounded up by as much as 1 % or 1 ms, so that the client's passes first.
-        rounding = 0.002 + 0.01 * (time.perf_counter() - self.start)
-        return "CANCELLED" if remaining is None or remaining > rounding else "DEADLINE_EXCEEDED"
 
     def answer(self, message: bytes) -> None:
         if not self.end.done():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from gnomon_server.errors import DeadlineExceeded, GnomonError, Internal, NotOffered
-from gnomon_server.serving.transport import Call, Stream, Unary
+from gnomon_server.serving.transport import Call, Stream, Unary, broken_off
 from gnomon_server.serving.transport.http2.metadata import incoming_text
 from gnomon_server.serving.transport.http2.session import (
     Arrival,
@@ -253,7 +253,7 @@ class Connection:
     def _cancel(self, cancelled: Cancelled) -> None:
         call = self.calls.get(cancelled.stream)
         if call is not None:
-            call.end(cancelled.status)
+            call.end(broken_off(call) if cancelled.status == "CANCELLED" else cancelled.status)
         task = self._tasks.get(cancelled.stream)
         if task is not None:
             task.cancel()

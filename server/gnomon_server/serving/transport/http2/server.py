@@ -61,6 +61,7 @@ class Http2Transport:
             self._accept()
             self.loop.remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
         deadline = self.loop.time() + grace
         for connection in tuple(self._connections):
             connection.session.announce_shutdown()

@@ -1,0 +1,76 @@
+"""The machine: what it is, who may use which core, and what was used of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Places:
+    """Cores for each side; every core for everyone where there is only one, or where the system cannot pin."""
+
+    everywhere: frozenset[int]
+    server: frozenset[int]
+    generator: frozenset[int]
+
+    @property
+    def pinned(self) -> bool:
+        """Whether server and load generator have a core each."""
+        return self.server != self.generator
+
+
+def places() -> Places:
+    """Returns the first core that this process may use for the server, the second for the generator."""
+    if not hasattr(os, "sched_getaffinity"):
+        return Places(frozenset(), frozenset(), frozenset())
+    cores = sorted(os.sched_getaffinity(0))
+    everywhere = frozenset(cores)
+    if len(cores) == 1:
+        return Places(everywhere, everywhere, everywhere)
+    return Places(everywhere, frozenset(cores[:1]), frozenset(cores[1:2]))
+
+
+def pin(process: psutil.Process, cores: Collection[int]) -> None:
+    """Moves every thread of a process to some cores; threads that it starts later inherit them."""
+    if not cores:
+        return
+    for thread in process.threads():
+        # A thread may end between the look and the move.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, cores)
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Returns the user and system time that living processes have used in all their threads."""
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def busy_seconds() -> float:
+    """Returns the time that all cores together have been busy since the machine started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts guest time within user time.
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - idle - guest)
+
+
+def describe() -> str:
+    """Returns cores, memory, processor, and versions in one line."""
+    memory = psutil.virtual_memory().total / 2**30
+    python = platform.python_version()
+    return f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {_processor()}, {platform.system()}, Python {python}"
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

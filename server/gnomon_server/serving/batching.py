@@ -1,0 +1,95 @@
+"""Batches: requests that wait for one version, joined into one run where that changes no answer.
+
+Nothing waits for a batch: what has gathered while the loop received, or while the version was busy, runs together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from gnomon_protos.tensors import Array
+
+# Most rows of requests that are joined; a request with more runs alone.
+MOST_ROWS: Final = 64
+
+
+@dataclass(slots=True)
+class Job:
+    """One request that is to run."""
+
+    # Requests with equal keys may be joined: the same inputs in dtype and shape but for the rows, the same outputs.
+    key: object
+    inputs: Mapping[str, Array]
+    outputs: Sequence[str]
+    rows: int
+    # Seconds within which it must have begun, or None, and time.monotonic() when it came.
+    limit: float | None
+    since: float
+    # Whether nobody waits for it any more.
+    abandoned: Callable[[], bool]
+    # What its owner needs to answer.
+    owner: Any
+
+
+class Waiting:
+    """The jobs that wait for one version, oldest kind first."""
+
+    __slots__ = ("_kinds", "_most_rows", "size")
+
+    def __init__(self, most_rows: int) -> None:
+        """Takes the most rows of a batch; 1 for a version whose rows are not independent."""
+        self._most_rows = most_rows
+        self._kinds: dict[object, deque[Job]] = {}
+        self.size = 0
+
+    def put(self, job: Job) -> None:
+        """Adds a job."""
+        kind = self._kinds.get(job.key)
+        if kind is None:
+            self._kinds[job.key] = deque((job,))
+        else:
+            kind.append(job)
+        self.size += 1
+
+    def take(self) -> list[Job]:
+        """Takes the next batch, jobs of one kind in the order they came; empty if nothing waits."""
+        if not self.size:
+            return []
+        key = next(iter(self._kinds))
+        kind = self._kinds.pop(key)
+        batch = [kind.popleft()]
+        rows = batch[0].rows
+        while kind and rows + kind[0].rows <= self._most_rows:
+            job = kind.popleft()
+            rows += job.rows
+            batch.append(job)
+        if kind:
+            # To the end: a kind that never runs dry must not starve the others.
+            self._kinds[key] = kind
+        self.size -= len(batch)
+        return batch
+
+
+def joined(batch: Sequence[Job]) -> Mapping[str, Array]:
+    """Returns the inputs of a batch, each joined along its first dimension."""
+    if len(batch) == 1:
+        return batch[0].inputs
+    return {name: np.concatenate([job.inputs[name] for job in batch]) for name in batch[0].inputs}
+
+
+def split(batch: Sequence[Job], outputs: Sequence[Array]) -> list[Sequence[Array]]:
+    """Returns each job's part of a batch's outputs."""
+    if len(batch) == 1:
+        return [outputs]
+    parts: list[Sequence[Array]] = []
+    begin = 0
+    for job in batch:
+        end = begin + job.rows
+        parts.append([output[begin:end] for output in outputs])
+        begin = end
+    return parts

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gnomon_server.control.routes import Route
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
+
+SERVING = Route("m", 5, primary=2, previous=1, shadows={3: 0.5, 4: 1.0}, idle=frozenset({9}))
+
+
+def test_the_first_version_becomes_the_primary_and_the_next_one_its_shadow() -> None:
+    first = Route("m").discovered(frozenset({4}))
+    assert (first.generation, first.primary, first.shadows) == (1, 4, {})
+    second = first.discovered(frozenset({4, 2, 7}))
+    assert (second.generation, second.primary, second.shadows) == (2, 4, {2: 1.0, 7: 1.0})
+
+
+def test_of_several_first_versions_the_lowest_answers() -> None:
+    found = Route("m").discovered(frozenset({3, 2, 10}))
+    assert (found.primary, found.shadows) == (2, {3: 1.0, 10: 1.0})
+
+
+@pytest.mark.parametrize("versions", [frozenset(), frozenset({2}), frozenset({1, 2, 3, 4, 9}), frozenset({9})])
+def test_what_is_known_already_is_no_discovery(versions: frozenset[int]) -> None:
+    assert SERVING.discovered(versions) is SERVING
+
+
+def test_a_shadow_that_vanishes_is_forgotten_and_what_answers_is_not() -> None:
+    found = SERVING.vanished(frozenset({1, 2, 3, 9}))
+    assert (found.generation, found.primary, found.previous) == (6, 2, 1)
+    assert (found.shadows, found.idle) == ({4: 1.0}, frozenset())
+    assert SERVING.vanished(frozenset({1, 2, 77})) is SERVING
+
+
+def test_a_version_that_returns_begins_anew_as_a_shadow() -> None:
+    assert SERVING.vanished(frozenset({9})).discovered(frozenset({9})).shadows[9] == 1.0
+
+
+@pytest.mark.parametrize("version", [1, 3, 9, 77], ids=["previous", "shadow", "idle", "unknown"])
+def test_any_version_but_the_primary_may_become_a_shadow(version: int) -> None:
+    found = SERVING.shadowed(version, 0.25)
+    assert found.shadows == {**SERVING.shadows, version: 0.25}
+    assert found.role(version) == "shadow"
+    assert found.primary == 2
+    assert version not in found.idle
+    assert found.previous == (0 if version == 1 else 1)
+
+
+@pytest.mark.parametrize("sample", [0.0, -0.1, 1.1, float("nan"), float("inf")])
+def test_a_share_outside_its_range_is_refused_by_value(sample: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"model 'm': sample: expected a share in \(0, 1\], received"):
+        SERVING.shadowed(3, sample)
+
+
+def test_the_primary_cannot_shadow_itself() -> None:
+    with pytest.raises(Refused, match="version '2' is the primary"):
+        SERVING.shadowed(2, 1.0)
+
+
+def test_a_shadow_that_is_turned_off_does_not_come_back_by_itself() -> None:
+    off = SERVING.unshadowed(3)
+    assert (off.shadows, off.idle) == ({4: 1.0}, frozenset({3, 9}))
+    assert off.role(3) == ""
+    assert off.discovered(frozenset({1, 2, 3, 4, 9})) is off
+    with pytest.raises(NotFound, match=r"version '3' is not a shadow: expected one of \[4\]"):
+        off.unshadowed(3)
+
+
+@pytest.mark.parametrize(
+    ("version", "idle", "shadows"),
+    [
+        (3, {1, 9}, {4: 1.0}),
+        (9, {1}, {3: 0.5, 4: 1.0}),
+        (1, {9}, {3: 0.5, 4: 1.0}),
+    ],
+    ids=["a shadow", "an idle one", "the previous one"],
+)
+def test_a_promotion_keeps_the_old_primary_for_a_rollback(
+    version: int, idle: set[int], shadows: dict[int, float]
+) -> None:
+    found = SERVING.promoted(version)
+    assert (found.primary, found.previous, found.generation) == (version, 2, 6)
+    assert (set(found.idle), found.shadows) == (idle, shadows)
+
+
+def test_the_primary_cannot_be_promoted_again() -> None:
+    with pytest.raises(Refused, match="version '2' is the primary already"):
+        SERVING.promoted(2)
+
+
+def test_a_rollback_puts_what_it_takes_away_back_into_the_shadow() -> None:
+    found = SERVING.rolled_back()
+    assert (found.primary, found.previous) == (1, 0)
+    assert found.shadows == {2: 1.0, 3: 0.5, 4: 1.0}
+    with pytest.raises(Refused, match="model 'm' has no previous version to roll back to"):
+        found.rolled_back()
+
+
+def test_a_route_is_a_value_that_no_change_alters() -> None:
+    before = Route("m", 5, 2, 1, {3: 0.5, 4: 1.0}, frozenset({9}))
+    for change in (SERVING.promoted(3), SERVING.rolled_back(), SERVING.unshadowed(4), SERVING.shadowed(9, 1.0)):
+        assert change != before
+    assert before == SERVING
+
+
+VERSIONS = st.integers(1, 6)
+
+
+class RouteMachine(RuleBasedStateMachine):
+    """Any changes in any order, the impossible ones included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = Route("m")
+
+    def change(self, after: Route) -> None:
+        before, self.route = self.route, after
+        assert after.model == "m"
+        assert after.generation == before.generation + (0 if after is before else 1)
+
+    @rule(versions=st.frozensets(VERSIONS))
+    def discovered(self, versions: frozenset[int]) -> None:
+        before = self.route
+        self.change(before.discovered(versions))
+        if before.primary:
+            assert (self.route.primary, self.route.previous) == (before.primary, before.previous)
+        for version in versions:
+            # Whatever appears has a role, or was sent away by someone.
+            assert self.route.role(version) or version in before.idle
+
+    @rule(versions=st.frozensets(VERSIONS))
+    def vanished(self, versions: frozenset[int]) -> None:
+        before = self.route
+        self.change(before.vanished(versions))
+        assert (self.route.primary, self.route.previous) == (before.primary, before.previous)
+        assert not versions & (self.route.shadows.keys() | self.route.idle)
+
+    @precondition(lambda self: self.route.primary)
+    @rule(version=VERSIONS, sample=st.floats(0.01, 1))
+    def shadowed(self, version: int, sample: float) -> None:
+        self.attempt(lambda route: route.shadowed(version, sample), version != self.route.primary)
+
+    @precondition(lambda self: self.route.primary)
+    @rule(version=VERSIONS)
+    def unshadowed(self, version: int) -> None:
+        self.attempt(lambda route: route.unshadowed(version), version in self.route.shadows)
+
+    @precondition(lambda self: self.route.primary)
+    @rule(version=VERSIONS)
+    def promoted(self, version: int) -> None:
+        before = self.route
+        if self.attempt(lambda route: route.promoted(version), version != before.primary):
+            assert (self.route.primary, self.route.previous) == (version, before.primary)
+
+    @precondition(lambda self: self.route.primary)
+    @rule()
+    def rolled_back(self) -> None:
+        before = self.route
+        if self.attempt(Route.rolled_back, bool(before.previous)):
+            assert (self.route.primary, self.route.role(before.primary)) == (before.previous, "shadow")
+
+    def attempt(self, change: Callable[[Route], Route], possible: bool) -> bool:
+        try:
+            after = change(self.route)
+        except GnomonError:
+            assert not possible
+            return False
+        assert possible
+        self.change(after)
+        assert after.primary
+        return True
+
+    @invariant()
+    def no_version_has_two_roles(self) -> None:
+        route = self.route
+        roles = [route.primary or -1, route.previous or -2, *route.shadows, *route.idle]
+        assert len(set(roles)) == len(roles)
+
+    @invariant()
+    def only_what_is_served_has_shadows_or_a_previous_version(self) -> None:
+        assert self.route.primary or not (self.route.previous or self.route.shadows or self.route.idle)
+
+
+TestRouteMachine = RouteMachine.TestCase
+TestRouteMachine.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
