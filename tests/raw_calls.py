@@ -22,7 +22,8 @@ def channel(address: str) -> grpc.Channel:
 
 def sent(target: grpc.Channel, path: str, message: bytes, seconds: float = 30) -> bytes:
     """Sends bytes to any method and returns the answer's."""
-    answer: bytes = target.unary_unary(path)(message, timeout=seconds)
+    unary: Any = target.unary_unary(path)
+    answer: bytes = unary(message, timeout=seconds)
     return answer
 
 
@@ -33,9 +34,10 @@ def infer(target: grpc.Channel, request: pb.ModelInferRequest, seconds: float = 
 
 def started(target: grpc.Channel, request: pb.ModelInferRequest, seconds: float = 60) -> Any:
     """Begins ModelInfer and returns its grpc future."""
-    return target.unary_unary(SERVICE + "ModelInfer", response_deserializer=pb.ModelInferResponse.FromString).future(
-        request.SerializeToString(), timeout=seconds
+    unary: Any = target.unary_unary(
+        SERVICE + "ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
     )
+    return unary.future(request.SerializeToString(), timeout=seconds)
 
 
 def request(model: str, inputs: Mapping[str, Array], **fields: Any) -> pb.ModelInferRequest:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-import tritonclient.grpc.aio
+from tritonclient.grpc import aio
 
 
 async def _got(value: Any) -> Any:
@@ -59,7 +59,7 @@ async def _calls(client: Any, numbers: Any, texts: Any) -> tuple[dict[str, Any],
 
 
 async def _aio(address: str, inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    async with triton.aio.InferenceServerClient(address) as client:
+    async with aio.InferenceServerClient(address) as client:
         return await _calls(client, inputs["numbers"], inputs["texts"])
 
 

@@ -161,10 +161,10 @@ def _failure_of(error: grpc.RpcError, target: Target) -> ClientError:
     # Every RpcError of a unary call is a grpc.Call or an AioRpcError; both have these two, the base class has none.
     code: grpc.StatusCode = getattr(error, "code")()  # noqa: B009
     details: str = getattr(error, "details")() or ""  # noqa: B009
-    return error_of(code.name, _in_own_words(code, details, target.address))
+    return error_of(code.name, in_own_words(code, details, target.address))
 
 
-def _in_own_words(code: grpc.StatusCode, details: str, address: str) -> str:
+def in_own_words(code: grpc.StatusCode, details: str, address: str) -> str:
     """Returns the details with what gRPC itself says of a server that does not answer put first in a user's terms."""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
         return f"{address}: expected an answer in time, received none"

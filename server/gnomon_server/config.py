@@ -6,13 +6,14 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from gnomon_server.errors import InvalidRequest
 
 Kind = TypeVar("Kind")
+Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -51,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc: str = "0.0.0.0:8001"
     http: str = "127.0.0.1:8002"
     control: str = "127.0.0.1:8003"
+    # What speaks gRPC: "http2" over ngh2, or "grpcio".
+    transport: Transport = "http2"
     # Frontend processes that share the gRPC port.
     workers: Count = 1
     # Seconds between looks at the repository.

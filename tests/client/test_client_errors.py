@@ -7,6 +7,7 @@ import pytest
 from client.fake_server import FakeServer
 
 from gnomon_client import Client, ClientError, InputError, InvalidArgument, Retries
+from gnomon_client.connection import in_own_words
 from gnomon_client.errors import BY_STATUS, Unknown, error_of
 
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -47,9 +48,13 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert caught.value.details.startswith("127.0.0.1:1: expected a server, received no connection")
 
 
-def test_a_name_that_does_not_resolve_is_named() -> None:
-    # ".invalid" never resolves (RFC 2606).
-    with Client("gnomon.invalid:1", retries=Retries(0)) as client, pytest.raises(ClientError) as caught:
-        client.live()
-    assert caught.value.status == "UNAVAILABLE"
-    assert caught.value.details.startswith("gnomon.invalid:1: expected a server, received no connection")
+@pytest.mark.parametrize("details", ["errors resolving nowhere:1: not found", "DNS resolution failed for nowhere:1"])
+def test_a_name_that_does_not_resolve_is_told_as_a_server_that_is_not_there(details: str) -> None:
+    # Without a look-up: a machine without a name server would wait for one.
+    told = in_own_words(grpc.StatusCode.UNAVAILABLE, details, "nowhere:1")
+    assert told == f"nowhere:1: expected a server, received no connection ({details})"
+
+
+def test_the_servers_own_words_stay_as_they_are() -> None:
+    details = "model 'churn': not ready: LOADING"
+    assert in_own_words(grpc.StatusCode.UNAVAILABLE, details, "nowhere:1") == details

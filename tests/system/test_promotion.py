@@ -87,7 +87,6 @@ def test_a_version_answers_from_the_moment_its_promotion_returns(server: ServerP
 def test_without_a_favourable_verdict_a_promotion_is_refused_with_the_verdict(
     server: ServerProcess, control: Control
 ) -> None:
-    before, audit = route(control), control.audit()
     expected = r"model 'm' version '2': the verdict is 'keep watching', 0 of 100 requests needed are compared"
     with pytest.raises(FailedPrecondition, match=expected):
         control.promote("m", 2)

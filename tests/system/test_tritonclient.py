@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_models as models
 import pytest
+from onnx import TensorProto
 from servers import ServerProcess
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -28,7 +29,7 @@ TEXTS = np.array([["", "a", "grün"], ["\x00nul", "in\x00side", "x" * 5000]])
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("triton") / "models"
     models.write(folder, "scores", 1, models.classifier(0.25))
-    models.write(folder, "texts", 1, models.identity(models.T.STRING))
+    models.write(folder, "texts", 1, models.identity(TensorProto.STRING))
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gnomon_server.cli.screen import add_command, say
 
-FLAGS = ("repository", "state", "grpc", "http", "control", "workers")
+FLAGS = ("repository", "state", "grpc", "http", "control", "transport", "workers")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,6 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--grpc", metavar="ADDR", help="inference, health, reflection (default: 0.0.0.0:8001)")
     parser.add_argument("--http", metavar="ADDR", help="page, /metrics, /healthz, /readyz (default: 127.0.0.1:8002)")
     parser.add_argument("--control", metavar="ADDR", help="control API (default: 127.0.0.1:8003)")
+    parser.add_argument("--transport", metavar="NAME", help="http2 or grpcio (default: http2)")
     parser.add_argument("--workers", type=int, metavar="N", help="frontend processes on the gRPC port (default: 1)")
     parser.add_argument("--print-config", action="store_true", help="show the settings that result, and exit")
 

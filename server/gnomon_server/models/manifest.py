@@ -61,7 +61,7 @@ def read(folder: Path) -> Manifest:
 def _from_message(message: manifest_pb2.Manifest) -> Manifest:
     if message.format > FORMAT:
         raise LoadError(f"{FILE}: expected format {FORMAT}, received {message.format}: upgrade the server")
-    if not message.model_file or Path(message.model_file).name != message.model_file:
+    if message.model_file in ("", "..") or Path(message.model_file).name != message.model_file:
         raise LoadError(f"{FILE}: model_file: expected a file name, received {message.model_file!r}")
     signature = Signature(
         tuple(_spec(spec) for spec in message.signature.inputs),

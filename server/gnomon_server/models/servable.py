@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ DATATYPES: Final = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : ", which tells a reader nothing that the text after it does not.
+ORT_PREFIX: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 # Difference between two runs of one model that float arithmetic explains: another machine, another batch size.
 RTOL: Final = 1e-3
 ATOL: Final = 1e-5
@@ -130,7 +133,7 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - any failure of the library means that this file cannot be served
-        raise LoadError(f"{path.name} does not load: {_first_line(error)}") from None
+        raise LoadError(f"{path.name} does not load: {_first_line(error).replace(str(path), path.name)}") from None
 
 
 def _signature(session: Any, declared: Manifest) -> Signature:
@@ -230,4 +233,5 @@ def _close(expected: Array, received: Array) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return ORT_PREFIX.sub("", line)[:300]

@@ -16,7 +16,7 @@ from gnomon_server.serving.inference import Inferences
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
-from gnomon_server.serving.transport.grpcio import GrpcioTransport
+from gnomon_server.serving.transport.choice import transport
 from gnomon_server.telemetry.sampling import Sampler
 from gnomon_server.wire.channel import Channel
 from gnomon_server.wire.messages import (
@@ -57,7 +57,7 @@ class Frontend:
             **self._health.methods(),
             **reflection.methods(services),
         }
-        self._transport = GrpcioTransport(
+        self._transport = transport(settings.transport)(
             methods, self._observation.ended, self._inferences.after_pass, settings.grpc, settings.max_message_bytes
         )
         self._port = 0

@@ -7,7 +7,8 @@ that handing over costs the frontend one small pack and no copy; the worker pays
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 # total, request length, primary version, flags, start, end, run start, run end, trace id, span id, parent span id,
 # peer length, trace state length.
@@ -15,8 +16,7 @@ HEAD = struct.Struct("<IIqBqqqq16sQQHH")
 SAMPLED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One request that the primary answered."""
 
     primary: int

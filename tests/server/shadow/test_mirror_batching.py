@@ -76,5 +76,5 @@ def test_a_request_without_a_batch_dimension_keeps_its_shape() -> None:
 
 def test_bytes_that_are_no_message_cannot_be_compared() -> None:
     good = added()
-    broken = Record(**{**{name: getattr(good, name) for name in Record.__slots__}, "response": b"\xff\xff"})
+    broken = Record(**{**{name: getattr(good, name) for name in Record.__struct_fields__}, "response": b"\xff\xff"})
     assert parse(broken, FITS) is None

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -132,13 +132,15 @@ def _listen(address: str) -> socket.socket:
         host, _, port = address.rpartition(":")
         name = host.removeprefix("[").removesuffix("]")
         family, kind, protocol, _, resolved = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(resolved)
+        with ExitStack() as undone:
+            listener = undone.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(resolved)
+            listener.listen(BACKLOG)
+            undone.pop_all()
     except (OSError, ValueError):
         raise InvalidRequest(f"cannot listen on {address}: in use, or not an address of this host") from None
-    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 

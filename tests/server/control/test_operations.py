@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import fleets
+import psutil
+import pytest
+from fleets import Rig
+
+from gnomon_server.control import snapshots
+from gnomon_server.control.operations import Request
+from gnomon_server.control.routes import Route
+from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
+from gnomon_server.wire.messages import PairTally
+
+ME = Request("m", "me@here", "because")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    fleets.use_child_program(monkeypatch)
+    async with fleets.running(tmp_path, here={("m", 1), ("m", 2)}) as running:
+        yield running
+
+
+def agree(rig: Rig, count: int) -> None:
+    """Has the shadow worker of m/2 compare this many requests, which all agree."""
+    epoch = next(iter(rig.ledger._live))
+    runs = Histogram(DURATION_BOUNDS)
+    runs.add(0.001, count)
+    tally = PairTally("m", 1, 2, count, 0, 0, 0, 0, float(count), 0, (), runs.snapshot(), runs.snapshot())
+    rig.ledger.worker_reported(epoch, (tally,))
+
+
+async def selected(rig: Rig) -> None:
+    await rig.until(lambda: rig.operations.report("m", 2).outcomes.selected)
+
+
+async def test_the_first_look_stores_the_route_and_says_who_made_it(rig: Rig) -> None:
+    assert rig.operations.routes == {"m": Route("m", 1, 1, 0, {2: 1.0})}
+    assert rig.store.routes() == rig.operations.routes
+    (record,) = rig.store.audit()
+    assert (record.entry.actor, record.entry.action, record.entry.version) == ("gnomon", "discover", 2)
+
+
+async def test_a_new_version_becomes_a_shadow_and_a_vanished_one_is_forgotten(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3), ("other", 1)}
+    await rig.operations.look()
+    assert rig.operations.routes["m"].shadows == {2: 1.0, 3: 1.0}
+    assert rig.operations.routes["other"].primary == 1
+    assert rig.operations.versions("m") == [1, 2, 3]
+    rig.shelf.here -= {("m", 2), ("m", 1)}
+    await rig.operations.look()
+    # The primary answers on, as it is loaded.
+    assert rig.operations.routes["m"].primary == 1
+    assert rig.operations.routes["m"].shadows == {3: 1.0}
+    assert rig.operations.versions("m") == [1, 3]
+    await rig.settled()
+
+
+async def test_a_look_that_sees_nothing_new_changes_nothing(rig: Rig) -> None:
+    for _ in range(3):
+        await rig.operations.look()
+    assert len(rig.store.audit()) == 1
+    assert rig.operations.routes["m"].generation == 1
+
+
+async def test_a_look_that_fails_is_taken_again(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3)}
+    for place in (rig.shelf, rig.store):
+        place.error = NotReady("the disk is away")
+        with pytest.raises(NotReady, match="the disk is away"):
+            await rig.operations.look()
+        place.error = None
+        assert rig.operations.routes["m"].shadows == {2: 1.0}
+    await rig.operations.look()
+    assert rig.operations.routes["m"].shadows == {2: 1.0, 3: 1.0}
+
+
+async def test_a_promotion_without_a_favourable_verdict_is_refused_with_it(rig: Rig) -> None:
+    with pytest.raises(Refused, match="model 'm' version '2': the verdict is 'keep watching', "):
+        await rig.operations.promote(ME, 2, force=False)
+    assert rig.operations.routes["m"].primary == 1
+
+
+async def test_a_promotion_on_evidence_keeps_it(rig: Rig) -> None:
+    await selected(rig)
+    agree(rig, 500)
+    change = await rig.operations.promote(ME, 2, force=False)
+    assert (change.before.primary, change.after.primary, change.after.previous) == (1, 2, 1)
+    assert change.evidence is not None
+    assert change.evidence.outcomes.compared == 500
+    record = rig.store.audit()[0]
+    assert (record.entry.actor, record.entry.reason, record.entry.forced) == ("me@here", "because", False)
+    assert '"compared":"500"' in record.entry.evidence.replace(" ", "")
+    assert rig.fleet.frontend_state("m", 1).state == rig.fleet.frontend_state("m", 2).state == "ready"
+
+
+async def test_force_needs_a_reason_and_is_recorded(rig: Rig) -> None:
+    with pytest.raises(InvalidRequest, match="force needs a reason"):
+        await rig.operations.promote(Request("m", "me", ""), 2, force=True)
+    change = await rig.operations.promote(ME, 2, force=True)
+    assert change.after.primary == 2
+    assert rig.store.audit()[0].entry.forced
+
+
+async def test_a_version_without_a_role_has_no_verdict_to_be_promoted_on(rig: Rig) -> None:
+    await rig.operations.unshadow(ME, 2)
+    with pytest.raises(Refused, match="version '2' is not a shadow and has no verdict: shadow it first"):
+        await rig.operations.promote(ME, 2, force=False)
+    assert (await rig.operations.promote(ME, 2, force=True)).evidence is None
+
+
+async def test_a_version_that_cannot_load_is_refused_and_let_go_again(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3)}
+    rig.shelf.broken |= {("m", 3)}
+    await rig.operations.look()
+    before, audit = rig.operations.routes["m"], rig.store.audit()
+    with pytest.raises(Refused, match="model 'm' version '3' cannot be served: it is broken"):
+        await rig.operations.promote(ME, 3, force=True)
+    assert (rig.operations.routes["m"], rig.store.audit()) == (before, audit)
+    await rig.until(lambda: rig.fleet.ready)
+
+
+async def test_a_change_that_cannot_be_stored_is_not_made(rig: Rig) -> None:
+    rig.store.error = NotReady("the disk is full")
+    for change in (
+        rig.operations.promote(ME, 2, force=True),
+        rig.operations.shadow(ME, 2, 0.5),
+        rig.operations.unshadow(ME, 2),
+    ):
+        with pytest.raises(NotReady, match="the disk is full"):
+            await change
+    assert rig.operations.routes == rig.store.routes() == {"m": Route("m", 1, 1, 0, {2: 1.0})}
+    # Nor is the version kept warm for which nobody has a use now.
+    await rig.until(lambda: rig.fleet.ready)
+    assert [state.version for state in rig.fleet._acks[rig.fleet._frontends[0]].versions] == [1]
+
+
+async def test_a_caller_who_gives_up_leaves_nothing_half_done(rig: Rig) -> None:
+    frontend = psutil.Process(rig.fleet.pids["frontend-0"])
+    frontend.suspend()
+    promotion = asyncio.create_task(rig.operations.promote(ME, 2, force=True))
+    await asyncio.sleep(0)
+    promotion.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await promotion
+    frontend.resume()
+    assert rig.operations.routes["m"].primary == 1
+    # The lock is free, too.
+    assert (await rig.operations.promote(ME, 2, force=True)).after.primary == 2
+
+
+async def test_changes_that_come_at_once_are_made_one_after_the_other(rig: Rig) -> None:
+    changes = await asyncio.gather(*(rig.operations.shadow(ME, 2, share) for share in (0.1, 0.2, 0.3)))
+    assert [change.after.generation for change in changes] == [2, 3, 4]
+    assert rig.operations.routes["m"].shadows == {2: 0.3}
+    assert [record.after.generation for record in rig.store.audit()] == [4, 3, 2, 1]
+
+
+async def test_a_rollback_returns_to_the_previous_primary(rig: Rig) -> None:
+    with pytest.raises(Refused, match="no previous version"):
+        await rig.operations.rollback(ME)
+    await rig.operations.promote(ME, 2, force=True)
+    change = await rig.operations.rollback(ME)
+    assert (change.after.primary, change.after.shadows) == (1, {2: 1.0})
+    assert rig.store.audit()[0].entry.action == "rollback"
+
+
+async def test_what_does_not_exist_is_named_with_what_does(rig: Rig) -> None:
+    with pytest.raises(NotFound, match=r"model 'x' not found: expected one of \['m'\]"):
+        await rig.operations.rollback(Request("x", "me", ""))
+    for attempt in (rig.operations.promote(ME, 9, force=True), rig.operations.shadow(ME, 9, 1.0)):
+        with pytest.raises(NotFound, match=r"model 'm': version '9' not found: expected one of \[1, 2\]"):
+            await attempt
+    with pytest.raises(NotFound, match=r"version '9' is not a shadow: expected one of \[2\]"):
+        rig.operations.report("m", 9)
+
+
+async def test_a_report_needs_no_number_where_there_is_one_shadow(rig: Rig) -> None:
+    assert rig.operations.report("m").shadow == 2
+    await rig.operations.unshadow(ME, 2)
+    with pytest.raises(InvalidRequest, match="model 'm': name one of its shadows: none"):
+        rig.operations.report("m")
+
+
+async def test_the_digest_of_a_version_is_remembered_when_it_is_first_ready(rig: Rig) -> None:
+    rig.operations.remember_digests()
+    assert rig.store.digests() == {("m", 1): "sha256:1", ("m", 2): "sha256:2"}
+    rig.shelf.here |= {("m", 3)}
+    rig.shelf.broken |= {("m", 3)}
+    await rig.operations.look()
+    await rig.settled()
+    rig.operations.remember_digests()
+    assert ("m", 3) not in rig.store.digests()
+
+
+async def test_a_snapshot_has_every_outcome_state_and_verdict(rig: Rig) -> None:
+    await selected(rig)
+    agree(rig, 500)
+    found = snapshots.snapshot(123, rig.fleet, rig.ledger, rig.operations)
+    assert found.since_ns == 123 <= found.time_ns
+    assert found.states == {("m", 1): "ready", ("m", 2): "ready"}
+    assert found.verdicts == {("m", 2): "promote"}
+    assert found.queue_depths == {("m", 2): 0}
+    (pair,) = found.pairs
+    assert (pair.model, pair.shadow, pair.disagreeing) == ("m", 2, 0)
+    assert pair.outcomes == {
+        "compared": 500,
+        "shadow_error": 0,
+        "primary_error": 0,
+        "timeout": 0,
+        "dropped": 0,
+        "not_comparable": 0,
+    }
+    assert 0 < pair.since_ns <= found.time_ns

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import html.parser
+
+import pytest
+
+from gnomon_protos import control_pb2 as pb
+from gnomon_server.control.page import View, render
+
+HOSTILE = "<script>alert('x')</script>&\""
+
+
+class Reader(html.parser.HTMLParser):
+    """The text of a document, and its elements."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def view(name: str = "churn", decision: str = "promote", p99: float = 0.004) -> View:
+    versions = [
+        pb.VersionStatus(version=1, role="primary", state="ready", requests=12345, failures=6),
+        pb.VersionStatus(version=2, role="shadow", state="failed", reason=f"why {name}"),
+    ]
+    latency = pb.Latency(count=10, mean=0.0005, p50=0.001, p99=p99)
+    found = pb.Report(
+        model=name,
+        primary=1,
+        shadow=2,
+        sample=0.25,
+        outcomes=pb.Outcomes(selected=2000, compared=1990, dropped=10),
+        agreement=pb.Interval(estimate=0.991, low=0.985, high=0.995, method=f"method {name}"),
+        outputs=[pb.OutputReport(output=name, comparator="tv", rows=1990, disagreements=18, mean_divergence=0.0123)],
+        primary_latency=latency,
+        verdict=pb.Verdict(decision=decision, reason=f"because {name}"),
+    )
+    entry = pb.AuditEntry(
+        time="2026-01-01T00:00:00Z", actor=name, action="promote", model=name, version=2, reason=name, forced=True
+    )
+    return View([pb.ModelStatus(name=name, versions=versions)], [found], [entry])
+
+
+def test_an_empty_repository_says_what_to_do() -> None:
+    found = Reader(render(View([], [], [])))
+    assert "No model in the repository yet" in found.text
+    assert "gnomon convert" in found.text
+    assert "Changes" not in found.text
+
+
+def test_a_page_shows_versions_counts_evidence_and_changes() -> None:
+    text = Reader(render(view())).text
+    for part in (
+        "12,345",
+        "version 2 in the shadow of version 1 (25% of requests)",
+        "promote: because churn",
+        "2,000 requests selected: 1,990 compared, 10 dropped",
+        "Agreement 99.10%, interval 98.50% to 99.50% (method churn)",
+        "mean 500 µs, p50 ≤ 1 ms, p99 ≤ 4 ms",
+        "shadow, in batches, not measured yet",
+        "0.0123",
+        "promote (forced)",
+    ):
+        assert part in text
+
+
+def test_what_came_from_outside_is_text_and_never_markup() -> None:
+    page = render(view(HOSTILE))
+    assert HOSTILE not in page
+    found = Reader(page)
+    # Of scripts there is the page's own one only.
+    assert found.tags.count("script") == 1
+    assert found.text.count("alert('x')") >= 5
+
+
+@pytest.mark.parametrize(
+    ("decision", "kind"), [("promote", "promote"), ("reject", "reject"), ("keep watching", "keep")]
+)
+def test_each_verdict_has_its_colour(decision: str, kind: str) -> None:
+    assert f'class="verdict {kind}"' in render(view(decision=decision))
+
+
+def test_a_latency_beyond_every_bucket_is_said_so() -> None:
+    assert "p99 ≤ 30 s or more" in Reader(render(view(p99=float("inf")))).text
+
+
+def test_a_report_is_shown_with_its_own_model_only() -> None:
+    one, other = view("one"), view("other")
+    text = Reader(render(View([*one.models, *other.models], [*one.reports, *other.reports], []))).text
+    assert text.count("because one") == text.count("because other") == 1
+    assert text.index("because one") < text.index("why other") < text.index("because other")
+
+
+def test_a_page_asks_nobody_else_for_anything() -> None:
+    page = render(view())
+    assert "http://" not in page
+    assert "https://" not in page
