@@ -31,7 +31,8 @@ LABEL org.opencontainers.image.title="gnomon" \
 # The numbers are fixed, so that a volume's owner can be set without looking into the image.
 RUN groupadd --gid 10001 gnomon \
   && useradd --uid 10001 --gid gnomon --no-create-home --home-dir /state --shell /usr/sbin/nologin gnomon \
-  && install --directory --owner=gnomon --group=gnomon /models /state
+  && install --directory /models \
+  && install --directory --owner=gnomon --group=gnomon /state
 COPY --from=build /opt/gnomon /opt/gnomon
 # onnxruntime's own telemetry stays off. HTTP only reads, so it may leave the container (pages, probes, scrapes);
 # the control API changes things and asks for no password, so it stays inside until GNOMON_CONTROL says otherwise.
@@ -46,7 +47,8 @@ WORKDIR /state
 USER 10001:10001
 VOLUME ["/state"]
 EXPOSE 8001 8002 8003
+# Asks where GNOMON_HTTP says, so change the address there and not by a flag.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/readyz' % os.environ['GNOMON_HTTP'].rpartition(':')[2], timeout=4)"]
+  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f\"http://{os.environ['GNOMON_HTTP']}/readyz\", timeout=4)"]
 ENTRYPOINT ["gnomon"]
 CMD ["serve", "/models", "--state", "/state"]

@@ -34,9 +34,7 @@ def infer(target: grpc.Channel, request: pb.ModelInferRequest, seconds: float = 
 
 def started(target: grpc.Channel, request: pb.ModelInferRequest, seconds: float = 60) -> Any:
     """Begins ModelInfer and returns its grpc future."""
-    unary: Any = target.unary_unary(
-        SERVICE + "ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
-    )
+    unary: Any = target.unary_unary(SERVICE + "ModelInfer", response_deserializer=pb.ModelInferResponse.FromString)
     return unary.future(request.SerializeToString(), timeout=seconds)
 
 

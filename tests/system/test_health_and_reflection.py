@@ -47,15 +47,19 @@ def asked(service: str) -> Any:
     return health_pb2.HealthCheckRequest(service=service)
 
 
+def health(wire: grpc.Channel) -> Any:
+    return health_pb2_grpc.HealthStub(wire)
+
+
 @pytest.mark.parametrize("service", ["", INFERENCE, HEALTH])
 def test_check_says_serving_for_the_server_and_its_services(service: str, wire: grpc.Channel) -> None:
-    answer = health_pb2_grpc.HealthStub(wire).Check(asked(service), timeout=30)
+    answer = health(wire).Check(asked(service), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_check_of_an_unknown_service_is_not_found(wire: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        health_pb2_grpc.HealthStub(wire).Check(asked("nobody"), timeout=30)
+        health(wire).Check(asked("nobody"), timeout=30)
     error: Any = raised.value
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "service 'nobody' not found")
 
@@ -72,7 +76,7 @@ def test_watch_tells_of_the_drain_before_it_ends_and_never_holds_it_up(repositor
     status = health_pb2.HealthCheckResponse
     # A drain may take five minutes here; the server must not take them for its watchers.
     with ServerProcess(repository, tmp_path / "state", config="grace = 300") as server, channel(server.grpc) as wire:
-        stub = health_pb2_grpc.HealthStub(wire)
+        stub = health(wire)
         watches = [stub.Watch(asked(name), timeout=120) for name in ("", INFERENCE, "nobody")]
         assert [next(watch).status for watch in watches] == [status.SERVING, status.SERVING, status.SERVICE_UNKNOWN]
         in_flight = started(wire, request("slow", {"x": HEAVY}))
@@ -87,9 +91,10 @@ def test_watch_tells_of_the_drain_before_it_ends_and_never_holds_it_up(repositor
         assert server.process.wait(60) == 0
 
 
-def reflected(wire: grpc.Channel, **question: str) -> Any:
+def reflected(wire: grpc.Channel, **question: Any) -> Any:
     questions = iter([reflection_pb2.ServerReflectionRequest(**question)])
-    (answer,) = reflection_pb2_grpc.ServerReflectionStub(wire).ServerReflectionInfo(questions, timeout=30)
+    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+    (answer,) = make_stub(wire).ServerReflectionInfo(questions, timeout=30)
     return answer
 
 
@@ -121,16 +126,17 @@ def test_reflection_does_not_know_what_is_not_there(wire: grpc.Channel) -> None:
 def test_a_client_without_any_proto_can_infer_by_reflection(wire: grpc.Channel) -> None:
     pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(wire))
     method = pool.FindServiceByName(INFERENCE).FindMethodByName("ModelInfer")
-    made = message_factory.GetMessageClass(method.input_type)(model_name="line")
+    made: Any = message_factory.GetMessageClass(method.input_type)(model_name="line")
     made.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
-    answer = message_factory.GetMessageClass(method.output_type).FromString(
+    answer: Any = message_factory.GetMessageClass(method.output_type).FromString(
         sent(wire, f"/{INFERENCE}/ModelInfer", made.SerializeToString())
     )
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4, 6]
 
 
 def test_a_reflection_request_that_is_no_message_is_the_callers_mistake(wire: grpc.Channel) -> None:
-    call = wire.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")(iter([b"\xff\xff\xff"]), timeout=30)
+    stream: Any = wire.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")
+    call = stream(iter([b"\xff\xff\xff"]), timeout=30)
     with pytest.raises(grpc.RpcError):
         next(call)
     assert call.code() == grpc.StatusCode.INVALID_ARGUMENT

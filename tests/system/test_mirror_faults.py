@@ -126,6 +126,19 @@ def test_a_shadow_that_hangs_until_its_feed_is_full_costs_drops_that_are_counted
         assert found.compared + found.dropped == load.ended
 
 
+def test_a_shadow_that_hangs_holds_up_no_shutdown_and_what_it_held_is_dropped(repository: Path, tmp_path: Path) -> None:
+    models.write(repository, "m", 2, models.affine(1.0))
+    with ServerProcess(repository, tmp_path / "state", config=PATIENT) as server, server.control() as control:
+        mirrored(control, "m")
+        (worker,) = server.children("gnomon_server.shadow")
+        worker.send_signal(signal.SIGSTOP)
+        with Load(server.grpc, "m") as load:
+            load.reach(50)
+        assert server.terminate() == 0
+    with ServerProcess(repository, tmp_path / "state", config=PATIENT) as again, again.control() as control:
+        assert at_rest(control, "m", load.ended).dropped == load.ended
+
+
 def test_of_a_share_exactly_the_requests_are_selected_whose_ids_lie_in_it(repository: Path, tmp_path: Path) -> None:
     models.write(repository, "m", 2, models.affine(1.0))
     with ServerProcess(repository, tmp_path / "state", config=PATIENT) as server, server.control() as control:

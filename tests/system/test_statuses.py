@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import onnx_models as models
 import pytest
+from onnx import TensorProto as T
 from raw_calls import SERVICE, channel, infer, output, request, sent, started, tensor, typed
 from servers import ServerProcess, eventually
 
@@ -21,7 +22,6 @@ from gnomon_protos.tensors import Array
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 NOT_OFFERED = grpc.StatusCode.UNIMPLEMENTED
-T = models.T
 ECHOES = {
     "BOOL": T.BOOL,
     "UINT8": T.UINT8,

@@ -64,7 +64,8 @@ class Waiting:
         kind = self._kinds.pop(key)
         batch = [kind.popleft()]
         rows = batch[0].rows
-        while kind and rows + kind[0].rows <= self._most_rows:
+        # Without this, requests of no rows would be joined where nothing may be.
+        while kind and self._most_rows > 1 and rows + kind[0].rows <= self._most_rows:
             job = kind.popleft()
             rows += job.rows
             batch.append(job)
@@ -80,6 +81,15 @@ def joined(batch: Sequence[Job]) -> Mapping[str, Array]:
     if len(batch) == 1:
         return batch[0].inputs
     return {name: np.concatenate([job.inputs[name] for job in batch]) for name in batch[0].inputs}
+
+
+def divisible(batch: Sequence[Job], outputs: Sequence[Array]) -> bool:
+    """Whether every output has as many rows as the batch, so that `split` gives each request its own.
+
+    A model may drop or repeat rows on some inputs only, which no probe at its loading can rule out.
+    """
+    rows = sum(job.rows for job in batch)
+    return len(batch) == 1 or all(output.shape[:1] == (rows,) for output in outputs)
 
 
 def split(batch: Sequence[Job], outputs: Sequence[Array]) -> list[Sequence[Array]]:

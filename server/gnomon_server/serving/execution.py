@@ -16,7 +16,7 @@ from typing import Final
 from gnomon_protos.tensors import Array
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError
 from gnomon_server.models.servable import Servable
-from gnomon_server.serving.batching import MOST_ROWS, Job, Waiting, joined, split
+from gnomon_server.serving.batching import MOST_ROWS, Job, Waiting, divisible, joined, split
 
 # Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run. A lane
 # leaves the loop above the one and returns to it below the other, so that it does not change with every batch.
@@ -151,14 +151,15 @@ class _Lane:
 
     def learn(self, run: Run) -> None:
         """Takes how long a run took."""
-        seconds = (run.end_ns - run.start_ns) * 1e-9
+        # On a busy machine the clock counts what other processes did meanwhile; one such run must not decide.
+        seconds = min((run.end_ns - run.start_ns) * 1e-9, 2 * LEAVE_SECONDS)
         self._mean = seconds if self._mean is None else self._mean + _NEWEST * (seconds - self._mean)
         self.inline = self._mean < (LEAVE_SECONDS if self.inline else RETURN_SECONDS)
 
     def run(self, batch: list[Job]) -> list[_Ran]:
-        """Runs a batch; if it fails, each of its jobs alone, so that only the guilty fail."""
+        """Runs a batch; if it fails or cannot be divided, each of its jobs alone, so that only the guilty fail."""
         ran = self._once(batch)
-        if ran.error is None or len(batch) == 1:
+        if len(batch) == 1 or (ran.error is None and divisible(batch, ran.outputs)):
             return [ran]
         return [self._once([job]) for job in batch]
 

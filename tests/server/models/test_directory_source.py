@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,7 +53,7 @@ def test_each_look_is_anew(tmp_path: Path) -> None:
     assert looked.versions() == frozenset()
     put(tmp_path, "churn/1/model.onnx")
     assert len(looked.versions()) == 1
-    os.remove(tmp_path / "churn/1/model.onnx")
+    (tmp_path / "churn/1/model.onnx").unlink()
     assert looked.versions() == frozenset()
 
 

@@ -60,7 +60,7 @@ def test_a_plain_model_is_served_with_the_signature_of_its_file(tmp_path: Path) 
 
 
 def test_text_goes_in_and_comes_out_as_str(tmp_path: Path) -> None:
-    servable = loaded(made(tmp_path, models.identity(models.T.STRING, ("batch",))))
+    servable = loaded(made(tmp_path, models.identity(onnx.TensorProto.STRING, ("batch",))))
     (answer,) = servable.run({"x": np.array(["a", "", "grün"], object)}, ["y"])
     assert answer.tolist() == ["a", "", "grün"]
 
@@ -207,7 +207,7 @@ def test_a_map_as_output_is_refused_since_no_tensor_carries_it(tmp_path: Path) -
         (models.affine(2.0), True),
         (models.classifier(), True),
         (models.added(), True),
-        (models.identity(models.T.STRING, ("batch", 2)), True),
+        (models.identity(onnx.TensorProto.STRING, ("batch", 2)), True),
         (models.centred(), False),
         (models.identity(shape=()), False),
         (models.identity(shape=(3, "free")), False),

@@ -1,4 +1,4 @@
-"""Where and when models run, and what runs together."""
+"""Where, when and together with what requests run."""
 
 from __future__ import annotations
 
@@ -16,233 +16,231 @@ from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonE
 from gnomon_server.serving.batching import MOST_ROWS, Job
 from gnomon_server.serving.execution import LEAVE_SECONDS, MAX_WAITING, PARALLEL, Execution, Run
 
-HERE = threading.get_ident()
-
 
 class Ends:
-    """Collects what became of jobs, by the names of their owners, and says when there are enough."""
+    """What became of the jobs, by their names, in the order of their ends."""
 
     def __init__(self) -> None:
-        self.ended: dict[object, tuple[Sequence[Array], GnomonError | None, Run | None]] = {}
-        self._more = asyncio.Event()
+        self.outputs: dict[str, Sequence[Array]] = {}
+        self.errors: dict[str, GnomonError | None] = {}
+        self.runs: dict[str, Run | None] = {}
+        self._thread = threading.get_ident()
+        self._changed = asyncio.Event()
 
     def __call__(self, job: Job, outputs: Sequence[Array], error: GnomonError | None, run: Run | None) -> None:
-        assert threading.get_ident() == HERE
-        assert job.owner not in self.ended
-        self.ended[job.owner] = (outputs, error, run)
-        self._more.set()
+        assert threading.get_ident() == self._thread
+        assert job.owner not in self.outputs
+        self.outputs[job.owner], self.errors[job.owner], self.runs[job.owner] = outputs, error, run
+        self._changed.set()
 
-    async def wait(self, count: int) -> None:
-        async with asyncio.timeout(30):
-            while len(self.ended) < count:
-                self._more.clear()
-                await self._more.wait()
-
-
-class Stage:
-    """An execution, and what became of the jobs given to it."""
-
-    def __init__(self) -> None:
-        self.ends = Ends()
-        self.execution = Execution(self.ends)
-        self._names = 0
-
-    def submit(
-        self, servable: Doubler, value: float = 1.0, rows: int = 1, limit: float | None = None, over: bool = False
-    ) -> int:
-        self._names += 1
-        inputs = {"x": np.full((rows, 3), value, np.float32)}
-        self.execution.submit(servable, Job("kind", inputs, ("y",), rows, limit, 0.0, lambda: over, self._names))
-        return self._names
-
-    async def run(self, servable: Doubler) -> tuple[Sequence[Array], GnomonError | None, Run | None]:
-        name = self.submit(servable)
-        self.execution.start()
-        await self.ends.wait(self._names)
-        return self.ends.ended[name]
-
-
-class Picky(Doubler):
-    """Fails for every batch that holds a 13."""
-
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        if (inputs["x"] == 13).any():
-            raise Internal("execution failed: 13")
-        return super().run(inputs, outputs)
+    async def of(self, *names: str) -> None:
+        """Waits for the ends of these jobs."""
+        while not self.outputs.keys() >= set(names):
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), 30)
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    made = Stage()
+async def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+async def execution(ends: Ends) -> AsyncIterator[Execution]:
+    made = Execution(ends)
     yield made
-    await asyncio.to_thread(made.execution.close)
+    await asyncio.to_thread(made.close)
 
 
-async def test_an_unknown_version_runs_on_a_thread_and_a_quick_one_then_on_the_loop(stage: Stage) -> None:
+def job(name: str, rows: int = 1, value: float = 1.0, limit: float | None = None, since: float = 0.0) -> Job:
+    array = np.full((rows, 3), value, np.float32)
+    return Job("kind", {"x": array}, ("y",), rows, limit, since, lambda: False, name)
+
+
+async def alone(execution: Execution, ends: Ends, servable: Doubler, name: str) -> None:
+    execution.submit(servable, job(name))
+    execution.start()
+    await ends.of(name)
+
+
+async def test_an_unknown_version_runs_on_a_thread_and_a_quick_one_then_at_once(
+    execution: Execution, ends: Ends
+) -> None:
     quick = Doubler()
-    (output,), error, run = await stage.run(quick)
-    assert error is None
-    assert output.tolist() == [[2, 2, 2]]
-    assert run is not None
-    assert run.start_ns <= run.end_ns
-    # One run may have been slow on a busy machine; its weight fades.
-    while quick.threads[-1] != HERE:
-        await stage.run(quick)
-    assert quick.threads[0] != HERE
+    await alone(execution, ends, quick, "first")
+    assert ends.outputs["first"][0].tolist() == [[2, 2, 2]]
+    assert quick.threads[0] != threading.get_ident()
+    # A run may have been slow on a busy machine; its weight fades.
+    number = 0
+    while quick.threads[-1] != threading.get_ident():
+        number += 1
+        assert number < 10_000
+        await alone(execution, ends, quick, str(number))
+    execution.submit(quick, job("at once"))
+    execution.start()
+    assert "at once" in ends.outputs
 
 
-async def test_a_version_that_takes_long_stays_off_the_loop(stage: Stage) -> None:
+async def test_a_version_that_takes_long_stays_off_the_loop(execution: Execution, ends: Ends) -> None:
     slow = Doubler(seconds=5 * LEAVE_SECONDS)
-    for _ in range(5):
-        await stage.run(slow)
-    assert HERE not in slow.threads
+    for number in range(5):
+        await alone(execution, ends, slow, str(number))
+    assert threading.get_ident() not in slow.threads
 
 
-async def test_what_arrives_together_runs_together_and_each_gets_its_own_rows(stage: Stage) -> None:
+async def test_nothing_begins_before_the_pass_is_over(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    names = [stage.submit(servable, value=number, rows=1 + number % 3) for number in range(10)]
-    assert not servable.threads
-    stage.execution.start()
-    await stage.ends.wait(10)
+    execution.submit(servable, job("one"))
+    await asyncio.sleep(0)
+    assert servable.threads == []
+    execution.start()
+    await ends.of("one")
+
+
+async def test_what_arrives_together_runs_together_and_each_gets_its_rows(execution: Execution, ends: Ends) -> None:
+    servable = Doubler()
+    for number in range(4):
+        execution.submit(servable, job(str(number), rows=number, value=number))
+    execution.start()
+    await ends.of("0", "1", "2", "3")
     assert len(servable.threads) == 1
-    for number, name in enumerate(names):
-        (output,), error, run = stage.ends.ended[name]
-        assert error is None
-        assert output.tolist() == [[2.0 * number] * 3] * (1 + number % 3)
-        assert run is not None
-        assert (run.requests, run.rows) == (10, sum(1 + other % 3 for other in range(10)))
+    for number in range(4):
+        assert ends.outputs[str(number)][0].tolist() == [[2.0 * number] * 3] * number
+    run = ends.runs["3"]
+    assert run is not None
+    assert (run.rows, run.requests) == (6, 4)
 
 
-async def test_what_waits_while_a_version_is_busy_runs_as_one(stage: Stage) -> None:
-    gate = threading.Event()
-    blocked = Doubler(gate=gate)
-    for _ in range(PARALLEL):
-        stage.submit(blocked)
-        stage.execution.start()
-    for _ in range(20):
-        stage.submit(blocked)
-        stage.execution.start()
-    gate.set()
-    await stage.ends.wait(PARALLEL + 20)
-    assert len(blocked.threads) == PARALLEL + 1
-
-
-async def test_a_batch_has_no_more_rows_than_the_limit_but_for_one_large_request(stage: Stage) -> None:
+async def test_batches_are_bounded(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    for _ in range(MOST_ROWS + 1):
-        stage.submit(servable)
-    large = stage.submit(servable, rows=3 * MOST_ROWS)
-    stage.execution.start()
-    await stage.ends.wait(MOST_ROWS + 2)
-    runs = {id(run): run for _, _, run in stage.ends.ended.values() if run is not None}
-    assert sorted(run.rows for run in runs.values()) == [1, MOST_ROWS, 3 * MOST_ROWS]
-    assert len(stage.ends.ended[large][0][0]) == 3 * MOST_ROWS
+    names = [str(number) for number in range(5)]
+    for name in names:
+        execution.submit(servable, job(name, rows=MOST_ROWS // 2))
+    execution.submit(servable, job("great", rows=2 * MOST_ROWS))
+    execution.start()
+    await ends.of(*names, "great")
+    runs = [ends.runs[name] for name in (*names, "great")]
+    assert [run.requests if run else None for run in runs] == [2, 2, 2, 2, 1, 1]
 
 
-async def test_a_version_whose_rows_depend_on_each_other_runs_each_request_alone(stage: Stage) -> None:
+@pytest.mark.parametrize("rows", [(1, 1), (0, 0), (0, 1)])
+async def test_a_version_whose_rows_depend_on_each_other_runs_each_request_alone(
+    rows: tuple[int, int], execution: Execution, ends: Ends
+) -> None:
     servable = Doubler()
     servable.coalescable = False
-    for _ in range(5):
-        stage.submit(servable)
-    stage.execution.start()
-    await stage.ends.wait(5)
-    assert len(servable.threads) == 5
+    execution.submit(servable, job("one", rows[0]))
+    execution.submit(servable, job("two", rows[1]))
+    execution.start()
+    await ends.of("one", "two")
+    assert len(servable.threads) == 2
 
 
-async def test_only_the_request_that_makes_a_batch_fail_fails(stage: Stage) -> None:
+async def test_in_a_batch_that_fails_only_the_guilty_fail(execution: Execution, ends: Ends) -> None:
+    class Picky(Doubler):
+        def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+            if (inputs["x"] < 0).any():
+                raise Internal("execution failed: below zero")
+            return super().run(inputs, outputs)
+
     servable = Picky()
-    names = {value: stage.submit(servable, value=value) for value in (1, 13, 2)}
-    stage.execution.start()
-    await stage.ends.wait(3)
-    assert isinstance(stage.ends.ended[names[13]][1], Internal)
-    for value in (1, 2):
-        outputs, error, _ = stage.ends.ended[names[value]]
-        assert error is None
-        assert outputs[0].tolist() == [[2.0 * value] * 3]
+    for name, value in (("good", 1.0), ("bad", -1.0), ("better", 2.0)):
+        execution.submit(servable, job(name, value=value))
+    execution.start()
+    await ends.of("good", "bad", "better")
+    assert {name for name, error in ends.errors.items() if error is not None} == {"bad"}
+    assert ends.outputs["better"][0].tolist() == [[4, 4, 4]]
 
 
-async def test_a_heavy_version_does_not_keep_a_light_one_waiting(stage: Stage) -> None:
-    gate = threading.Event()
-    heavy, light = Doubler(version=1, gate=gate), Doubler(version=2)
-    for _ in range(10 * PARALLEL):
-        stage.submit(heavy)
-    name = stage.submit(light)
-    stage.execution.start()
-    await stage.ends.wait(1)
-    assert list(stage.ends.ended) == [name]
-    gate.set()
-    await stage.ends.wait(10 * PARALLEL + 1)
+async def test_nobody_gets_the_rows_of_another_where_a_model_drops_rows(execution: Execution, ends: Ends) -> None:
+    class Filter(Doubler):
+        """Its rows seem to be independent until one is below zero."""
+
+        def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+            (answer,) = super().run(inputs, outputs)
+            return [answer[answer[:, 0] >= 0]]
+
+    servable = Filter()
+    for name, value in (("dropped", -1.0), ("kept", 3.0)):
+        execution.submit(servable, job(name, value=value))
+    execution.start()
+    await ends.of("dropped", "kept")
+    assert ends.outputs["dropped"][0].tolist() == []
+    assert ends.outputs["kept"][0].tolist() == [[6, 6, 6]]
 
 
-async def test_work_that_waited_longer_than_its_limit_is_not_run(stage: Stage) -> None:
+async def test_work_that_waited_longer_than_its_limit_is_not_run(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    late = stage.submit(servable, limit=1e-6)
-    stage.execution.start()
-    _, error, run = stage.ends.ended[late]
-    assert isinstance(error, DeadlineExceeded)
-    assert re.fullmatch(r"queue: expected start within 1 us, waited \d+ us", str(error))
-    assert run is None
-    assert not servable.threads
+    execution.submit(servable, job("late", limit=1e-6))
+    execution.submit(servable, job("in time", limit=1e9))
+    execution.start()
+    await ends.of("late", "in time")
+    late = ends.errors["late"]
+    assert isinstance(late, DeadlineExceeded)
+    assert re.fullmatch(r"queue: expected start within 1 us, waited \d+ us", str(late))
+    assert ends.runs["late"] is None
+    assert ends.errors["in time"] is None
+    assert len(servable.threads) == 1
 
 
-async def test_work_for_a_caller_who_gave_up_is_not_run(stage: Stage) -> None:
+async def test_work_for_nobody_is_not_run(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    gone = stage.submit(servable, over=True)
-    there = stage.submit(servable)
-    stage.execution.start()
-    await stage.ends.wait(2)
-    assert isinstance(stage.ends.ended[gone][1], Cancelled)
-    run = stage.ends.ended[there][2]
-    assert run is not None
-    assert run.rows == 1
+    abandoned = job("abandoned")
+    abandoned.abandoned = lambda: True
+    execution.submit(servable, abandoned)
+    execution.start()
+    await ends.of("abandoned")
+    assert isinstance(ends.errors["abandoned"], Cancelled)
+    assert servable.threads == []
 
 
-async def test_what_is_waiting_is_bounded(stage: Stage) -> None:
+async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on(
+    execution: Execution, ends: Ends
+) -> None:
     gate = threading.Event()
-    blocked = Doubler(gate=gate)
-    for _ in range(PARALLEL):
-        stage.submit(blocked)
-        stage.execution.start()
-    for _ in range(MAX_WAITING):
-        stage.submit(blocked)
+    blocked, free = Doubler(gate=gate), Doubler(2)
+    for number in range(PARALLEL):
+        execution.submit(blocked, job(f"running {number}", rows=MOST_ROWS))
+    execution.start()
+    for number in range(MAX_WAITING):
+        execution.submit(blocked, job(str(number)))
     with pytest.raises(Exhausted, match=f"queue: expected at most {MAX_WAITING} waiting, received one more"):
-        stage.submit(blocked)
-    stage.execution.start()
+        execution.submit(blocked, job("too much"))
+    await alone(execution, ends, free, "free")
     gate.set()
-    await stage.ends.wait(PARALLEL + MAX_WAITING)
-    assert all(error is None for _, error, _ in stage.ends.ended.values())
+    execution.start()
+    await ends.of(*map(str, range(MAX_WAITING)))
+    assert "too much" not in ends.outputs
+    await alone(execution, ends, blocked, "again")
 
 
-async def test_a_failure_is_a_result_on_the_thread_and_on_the_loop(stage: Stage) -> None:
+async def test_a_failure_is_a_result(execution: Execution, ends: Ends) -> None:
     failing = Doubler(error=Internal("execution failed: boom"))
-    for _ in range(3):
-        outputs, error, _ = await stage.run(failing)
-        assert isinstance(error, Internal)
-        assert outputs == ()
+    for name in ("one", "two", "three"):
+        await alone(execution, ends, failing, name)
+        assert isinstance(ends.errors[name], Internal)
+        assert ends.outputs[name] == ()
 
 
-async def test_a_version_that_is_let_go_still_ends_what_waits_for_it(stage: Stage) -> None:
+async def test_what_is_let_go_while_it_has_work_still_finishes_it(execution: Execution, ends: Ends) -> None:
     gate = threading.Event()
-    blocked = Doubler(gate=gate)
-    for _ in range(PARALLEL):
-        stage.submit(blocked)
-        stage.execution.start()
-    stage.submit(blocked)
-    stage.execution.keep(())
-    stage.execution.start()
+    leaving = Doubler(gate=gate)
+    execution.submit(leaving, job("one"))
+    execution.start()
+    execution.keep(())
     gate.set()
-    await stage.ends.wait(PARALLEL + 1)
+    await ends.of("one")
+    assert ends.errors["one"] is None
 
 
-async def test_closing_waits_for_runs_in_progress() -> None:
-    stage, gate = Stage(), threading.Event()
-    blocked = Doubler(gate=gate)
-    stage.submit(blocked)
-    stage.execution.start()
-    while not blocked.threads:
-        await asyncio.sleep(0)
-    closing = asyncio.create_task(asyncio.to_thread(stage.execution.close))
-    assert not stage.ends.ended
+async def test_closing_waits_for_runs_in_progress(ends: Ends) -> None:
+    execution, gate = Execution(ends), threading.Event()
+    execution.submit(Doubler(gate=gate), job("one"))
+    execution.start()
+    closing = asyncio.create_task(asyncio.to_thread(execution.close))
+    await asyncio.sleep(0)
+    assert not ends.outputs
     gate.set()
     await closing
-    await stage.ends.wait(1)
+    await ends.of("one")
+    assert ends.errors["one"] is None

@@ -18,9 +18,7 @@ BESIDE = ModelRoute("line", ONE, {1: ONE}, (), frozenset({3}))
 @pytest.mark.parametrize(
     ("route", "version", "answers"), [(LINE, "", ONE), (LINE, "1", ONE), (LINE, "2", TWO), (BESIDE, "", ONE)]
 )
-def test_the_primary_answers_unless_a_loaded_version_is_named(
-    route: ModelRoute, version: str, answers: Doubler
-) -> None:
+def test_the_primary_answers_unless_a_version_is_named(route: ModelRoute, version: str, answers: Doubler) -> None:
     assert route.resolve(version) is answers
 
 

@@ -57,7 +57,7 @@ class Bench:
     def _raise(self, call: Call) -> None:
         raise InvalidRequest(call.message.decode())
 
-    def _break(self, call: Call) -> None:
+    def _break(self, _: Call) -> None:
         raise ValueError("secret")
 
     def _hold(self, call: Call) -> None:
@@ -75,7 +75,7 @@ class Bench:
         answer = f"{call.metadata('key')} {call.metadata('other')} {call.peer().split(':')[0]} {call.time_remaining()}"
         call.answer(answer.encode())
 
-    async def _stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _stream(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for message in messages:
             if message == b"wait":
                 self.arrived.set()

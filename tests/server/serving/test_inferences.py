@@ -1,0 +1,195 @@
+"""One request through the frontend: answered, observed, and handed to the mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import numpy as np
+import pytest
+from raw_calls import output, request, typed
+from server.serving.fakes import Doubler, HeldCall, Reader, shadow
+
+from gnomon_protos import inference_pb2 as pb
+from gnomon_server.errors import Internal, InvalidRequest, NotFound
+from gnomon_server.serving import observation
+from gnomon_server.serving.feed import Feed
+from gnomon_server.serving.inference import Inferences
+from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.routing import ModelRoute, RouteTable
+from gnomon_server.serving.selection import position, selected
+from gnomon_server.telemetry.sampling import Sampler
+
+ROW = np.array([[1.0, 2.0, 3.0]], np.float32)
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Bench:
+    """A frontend without a transport: version 1 is the primary, 2 the previous one."""
+
+    def __init__(self, primary: Doubler, share: float = 1.0) -> None:
+        self.observation = Observation(Sampler(share, parent_based=True, seed=1))
+        self.feeds: Sequence[Feed] = ()
+        self.inferences = Inferences(self.observation, lambda _: self.feeds)
+        self.table = RouteTable({"line": ModelRoute("line", primary, {1: primary, 2: Doubler(2)}, ())})
+
+    async def ask(self, message: pb.ModelInferRequest, **call: str) -> HeldCall:
+        """Has one request answered, with its `call` metadata."""
+        held = HeldCall(message.SerializeToString(), metadata=call)
+        self.inferences.accept(held, self.table)
+        self.inferences.after_pass()
+        await asyncio.wait_for(held.over.wait(), 30)
+        self.observation.ended(held, held.result.status if isinstance(held.result, Exception) else "OK")
+        return held
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench(Doubler(1))
+    yield made
+    await asyncio.to_thread(made.inferences.close)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
+        yield f"{folder}/feed.sock"
+
+
+def answered(call: HeldCall) -> pb.ModelInferResponse:
+    assert isinstance(call.result, bytes)
+    return pb.ModelInferResponse.FromString(call.result)
+
+
+@pytest.mark.parametrize("form", [request, typed])
+async def test_requests_of_one_kind_are_answered_alike_again_and_again(form: object, bench: Bench) -> None:
+    assert callable(form)
+    for number in range(20):
+        row = ROW + number
+        answer = answered(await bench.ask(form("line", {"x": row}, id=f"id {number}")))
+        assert (answer.model_name, answer.model_version, answer.id) == ("line", "1", f"id {number}")
+        assert output(answer).tolist() == (2 * row).tolist()
+    assert bench.inferences.in_flight == 0
+
+
+async def test_a_request_sees_the_table_of_its_moment(bench: Bench) -> None:
+    message = request("line", {"x": ROW})
+    assert answered(await bench.ask(message)).model_version == "1"
+    other = Doubler(2)
+    bench.table = RouteTable({"line": ModelRoute("line", other, {2: other}, ())})
+    assert answered(await bench.ask(message)).model_version == "2"
+    bench.table = RouteTable()
+    with pytest.raises(NotFound):
+        await bench.ask(message)
+    assert bench.inferences.in_flight == 0
+
+
+async def test_a_refused_request_reaches_no_counter_of_inferences(bench: Bench) -> None:
+    with pytest.raises(InvalidRequest, match="model 'line' version '1': expected inputs"):
+        await bench.ask(request("line", {}))
+    assert bench.observation.inferences() == ()
+
+
+async def test_a_named_version_that_is_not_the_primary_is_the_previous_one(bench: Bench) -> None:
+    await bench.ask(request("line", {"x": ROW}))
+    await bench.ask(request("line", {"x": ROW}, model_version="1"))
+    await bench.ask(request("line", {"x": ROW}, model_version="2"))
+    counts = {(count.version, count.role): sum(count.durations.counts) for count in bench.observation.inferences()}
+    assert counts == {(1, "primary"): 2, (2, "previous"): 1}
+    assert [(trace.version, trace.role) for trace in bench.observation.take_traces()] == [
+        (1, "primary"),
+        (1, "primary"),
+        (2, "previous"),
+    ]
+
+
+async def test_a_trace_has_the_callers_context_and_the_time_of_the_run(bench: Bench) -> None:
+    call = await bench.ask(request("line", {"x": ROW}), traceparent=f"00-{TRACE}-{SPAN}-01", tracestate="a=1")
+    (trace,) = bench.observation.take_traces()
+    assert (trace.trace_id.hex(), trace.parent_id, trace.trace_state) == (TRACE, int(SPAN, 16), "a=1")
+    assert (trace.method, trace.status, trace.model, trace.version) == (call.method, "OK", "line", 1)
+    assert trace.start_ns <= trace.run_start_ns <= trace.run_end_ns <= trace.end_ns
+    assert bench.observation.take_traces() == ()
+    await bench.ask(request("line", {"x": ROW}), traceparent=f"00-{TRACE}-{SPAN}-00")
+    assert bench.observation.take_traces() == ()
+
+
+async def test_traces_are_bounded_and_what_is_left_out_is_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observation, "MAX_TRACES", 3)
+    for _ in range(5):
+        await bench.ask(request("line", {"x": ROW}))
+    assert bench.observation.traces_dropped == 2
+    assert len(bench.observation.take_traces()) == 3
+
+
+async def test_a_run_that_fails_names_its_trace_and_keeps_its_detail(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(Doubler(1, error=Internal("execution failed: secret")))
+    call = await bench.ask(request("line", {"x": ROW}))
+    assert isinstance(call.result, Internal)
+    (trace,) = bench.observation.take_traces()
+    assert str(call.result) == f"model 'line' version '1': execution failed; trace {trace.trace_id.hex()}"
+    assert re.search(f"secret.*{trace.trace_id.hex()}", caplog.text)
+    (count,) = bench.observation.inferences()
+    assert (count.error, sum(count.durations.counts)) == ("INTERNAL", 1)
+    await asyncio.to_thread(bench.inferences.close)
+
+
+async def test_calls_are_counted_by_method_and_status(bench: Bench) -> None:
+    for method, status in (("a/B", "OK"), ("a/B", "OK"), ("a/B", "NOT_FOUND"), ("_OTHER", "UNIMPLEMENTED")):
+        bench.observation.ended(HeldCall(method=method), status)
+    counts = {(call.method, call.status): sum(call.durations.counts) for call in bench.observation.calls()}
+    assert counts == {("a/B", "OK"): 2, ("a/B", "NOT_FOUND"): 1, ("_OTHER", "UNIMPLEMENTED"): 1}
+
+
+async def test_what_the_primary_answered_goes_to_every_shadow_as_it_travelled(bench: Bench, address: str) -> None:
+    async with Reader(address) as worker:
+        feed = Feed(shadow(address), 1 << 20)
+        await feed.connect()
+        bench.feeds = (feed,)
+        first = await bench.ask(request("line", {"x": ROW}, id="one"), traceparent=f"00-{TRACE}-{SPAN}-01")
+        second = await bench.ask(typed("line", {"x": ROW}))
+        await bench.ask(request("line", {"x": ROW}, model_version="2"))
+        received = await worker.records(2)
+        assert [(found.request, found.response) for found in received] == [
+            (call.message, call.result) for call in (first, second)
+        ]
+        one, two = bench.observation.take_traces()[:2]
+        assert [(found.trace_id, found.span_id) for found in received] == [
+            (trace.trace_id, trace.span_id) for trace in (one, two)
+        ]
+        assert (received[0].primary, received[0].sampled, received[0].parent_id) == (1, True, int(SPAN, 16))
+        assert received[0].start_ns <= received[0].run_start_ns <= received[0].run_end_ns <= received[0].end_ns
+        # The previous version's answers are nobody's to compare.
+        assert [count.selected for count in feed.counts()] == [2]
+        feed.close()
+
+
+async def test_a_failure_of_the_primary_is_selected_and_named_so(address: str) -> None:
+    async with Reader(address):
+        bench = Bench(Doubler(1, error=Internal("execution failed: boom")))
+        feed = Feed(shadow(address), 1 << 20)
+        await feed.connect()
+        bench.feeds = (feed,)
+        await bench.ask(request("line", {"x": ROW}))
+        (count,) = feed.counts()
+        assert (count.selected, count.dropped, count.primary_error) == (1, 0, 1)
+        feed.close()
+        await asyncio.to_thread(bench.inferences.close)
+
+
+async def test_each_shadow_sees_its_share_by_id_and_the_smaller_one_a_part_of_the_larger(
+    bench: Bench, address: str
+) -> None:
+    feeds = [Feed(shadow(address, sample), 1 << 20) for sample in (0.1, 0.5, 1.0)]
+    bench.feeds = feeds
+    ids = [f"id {number}" for number in range(200)]
+    for request_id in ids:
+        await bench.ask(request("line", {"x": ROW}, id=request_id))
+    # Nobody listens: everything that is selected is dropped, and counted all the same.
+    found = [sum(count.selected for count in feed.counts()) for feed in feeds]
+    assert found == [sum(selected(position(one, b""), share) for one in ids) for share in (0.1, 0.5, 1.0)]
+    assert 0 < found[0] < found[1] < found[2] == 200

@@ -1,0 +1,63 @@
+"""What waits for a version: one kind at a time, in order, and nobody starves."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnomon_server.serving.batching import Job, Waiting, divisible, joined, split
+
+JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=40)
+
+
+def job(kind: str, rows: int, number: int) -> Job:
+    return Job(kind, {"x": np.full((rows, 2), number)}, ("y",), rows, None, 0.0, lambda: False, number)
+
+
+@given(JOBS, st.integers(1, 12))
+def test_every_job_is_taken_once_in_batches_of_one_kind_within_the_bound(
+    jobs: list[tuple[str, int]], most_rows: int
+) -> None:
+    waiting = Waiting(most_rows)
+    for number, (kind, rows) in enumerate(jobs):
+        waiting.put(job(kind, rows, number))
+    assert waiting.size == len(jobs)
+    taken: list[Job] = []
+    while batch := waiting.take():
+        assert len({found.key for found in batch}) == 1
+        assert len(batch) == 1 or (most_rows > 1 and sum(found.rows for found in batch) <= most_rows)
+        taken += batch
+        assert waiting.size == len(jobs) - len(taken)
+    assert sorted(found.owner for found in taken) == list(range(len(jobs)))
+    for kind in "abc":
+        numbers = [found.owner for found in taken if found.key == kind]
+        assert numbers == sorted(numbers)
+
+
+def test_a_kind_that_never_runs_dry_does_not_starve_another() -> None:
+    waiting = Waiting(4)
+    for number in range(8):
+        waiting.put(job("busy", 2, number))
+    waiting.put(job("rare", 1, 99))
+    assert [found.owner for found in waiting.take()] == [0, 1]
+    waiting.put(job("busy", 2, 8))
+    assert [found.owner for found in waiting.take()] == [99]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=10))
+def test_what_is_joined_is_split_into_the_same_parts(rows: list[int]) -> None:
+    batch = [job("a", count, number) for number, count in enumerate(rows)]
+    together = joined(batch)["x"]
+    assert together.shape == (sum(rows), 2)
+    assert divisible(batch, [together])
+    for found, (part,) in zip(batch, split(batch, [together]), strict=True):
+        assert part.tolist() == found.inputs["x"].tolist()
+
+
+def test_outputs_that_have_not_a_row_for_each_row_cannot_be_split() -> None:
+    batch = [job("a", 2, 0), job("a", 1, 1)]
+    right = np.zeros((3, 1))
+    assert not divisible(batch, [right, np.zeros((2, 1))])
+    assert not divisible(batch, [np.zeros(())])
+    assert divisible(batch[:1], [np.zeros((7, 1))])
