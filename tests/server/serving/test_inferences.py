@@ -14,10 +14,9 @@ from server.serving.fakes import Doubler, HeldCall, Reader, shadow
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.errors import Internal, InvalidRequest, NotFound
-from gnomon_server.serving import observation
 from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.inference import Inferences
-from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.observation import MAX_TRACES, Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.selection import position, selected
 from gnomon_server.telemetry.sampling import Sampler
@@ -116,14 +115,11 @@ async def test_a_trace_has_the_callers_context_and_the_time_of_the_run(bench: Be
     assert bench.observation.take_traces() == ()
 
 
-async def test_traces_are_bounded_and_what_is_left_out_is_counted(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observation, "MAX_TRACES", 3)
-    for _ in range(5):
-        await bench.ask(request("line", {"x": ROW}))
+async def test_traces_are_bounded_and_what_is_left_out_is_counted(bench: Bench) -> None:
+    for _ in range(MAX_TRACES + 2):
+        bench.observation.ended(HeldCall(), "OK")
     assert bench.observation.traces_dropped == 2
-    assert len(bench.observation.take_traces()) == 3
+    assert len(bench.observation.take_traces()) == MAX_TRACES
 
 
 async def test_a_run_that_fails_names_its_trace_and_keeps_its_detail(caplog: pytest.LogCaptureFixture) -> None:

@@ -292,7 +292,8 @@ async def test_a_drain_waits_for_the_calls_in_flight_and_takes_no_new_ones(maker
                 await begun(channel, "Echo", b"x")
             except grpc.aio.AioRpcError as error:
                 refused = error.code().name
-        assert refused == "UNAVAILABLE"
+        # grpcio cancels what reaches it in the moment of the shutdown.
+        assert refused in (("UNAVAILABLE", "CANCELLED") if maker is GrpcioTransport else ("UNAVAILABLE",))
         assert not draining.done()
         bench.calls[0].answer(b"done")
         assert await held == b"done"
