@@ -79,7 +79,15 @@ def h2load(target: Target, scratch: Path) -> Sent:
     file.write_bytes(_frame(target.requests[0]))
     text, cpu = _run(
         [
-            *("h2load", "-D", f"{target.seconds * 1000:.0f}ms", "-c", str(target.connections), "-m", str(target.streams)),
+            *(
+                "h2load",
+                "-D",
+                f"{target.seconds * 1000:.0f}ms",
+                "-c",
+                str(target.connections),
+                "-m",
+                str(target.streams),
+            ),
             *("-d", str(file), "-H", "content-type: application/grpc", "-H", "te: trailers"),
             f"http://{target.address}{METHOD}",
         ],

@@ -37,26 +37,26 @@ def add_parser(subparsers: Any) -> None:
 
 def run_models(arguments: argparse.Namespace) -> int:
     """Lists the models."""
-    from gnomon_server.cli import tables
-
     with control(arguments) as server:
         found = server.models()
     if arguments.json:
         say_json(found)
     else:
+        from gnomon_server.cli import tables
+
         console().print(tables.models(found.models))
     return 0
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Shows every version."""
-    from gnomon_server.cli import tables
-
     with control(arguments) as server:
         found = server.models(arguments.model)
     if arguments.json:
         say_json(found)
     else:
+        from gnomon_server.cli import tables
+
         console().print(tables.status(found.models))
     return 0
 
@@ -72,33 +72,41 @@ def run_report(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say_json(found)
     else:
+        from gnomon_server.cli import tables
+
         console().print(tables.report(found))
     return 0
 
 
 def run_audit(arguments: argparse.Namespace) -> int:
     """Lists the changes."""
-    from gnomon_server.cli import tables
-
     with control(arguments) as server:
         found = server.audit(arguments.model, arguments.limit)
     if arguments.json:
         say_json(found)
     else:
+        from gnomon_server.cli import tables
+
         console().print(tables.audit(found.entries))
     return 0
 
 
 def _watch(server: Control, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        while True:
+            say_json(server.report(arguments.model, arguments.shadow))
+            time.sleep(WATCH_SECONDS)
     from rich.live import Live
 
     from gnomon_server.cli import tables
 
-    with Live(console=console(), auto_refresh=False) as live:
+    screen = console()
+    if not screen.is_terminal:
         while True:
-            found = server.report(arguments.model, arguments.shadow)
-            if arguments.json:
-                say_json(found)
-            else:
-                live.update(tables.report(found), refresh=True)
+            screen.print(tables.report(server.report(arguments.model, arguments.shadow)))
+            screen.file.flush()
+            time.sleep(WATCH_SECONDS)
+    with Live(console=screen, auto_refresh=False) as live:
+        while True:
+            live.update(tables.report(server.report(arguments.model, arguments.shadow)), refresh=True)
             time.sleep(WATCH_SECONDS)

@@ -19,7 +19,7 @@ from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan
 from gnomon_server.control.routes import Route
 from gnomon_server.control.worker import Worker
-from gnomon_server.errors import NotReady
+from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
 from gnomon_server.wire.messages import (
     CallTrace,
@@ -47,7 +47,10 @@ class Fleet:
         self._settings = settings
         self._ledger = ledger
         self._traces = traces
-        self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
+        except OSError as error:
+            raise Refused(f"no folder for temporary files can be written ({error}): set TMPDIR to one") from None
         self._frontends = [self._frontend(index) for index in range(settings.workers)]
         self._workers: dict[Key, Worker] = {}
         self._retiring: set[asyncio.Task[None]] = set()

