@@ -262,7 +262,7 @@ def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("missing", "arguments", "extra"),
     [
-        (["rich"], ["models", "--control", NOBODY], "rich is not installed: pip install 'gnomon[server]'"),
+        (["rich"], ["models"], "rich is not installed: pip install 'gnomon[server]'"),
         (["msgspec"], ["serve"], "msgspec is not installed: pip install 'gnomon[server]'"),
         (["onnxruntime"], ["serve", "."], "onnxruntime is not installed: pip install 'gnomon[server]'"),
         (["aiohttp"], ["serve", "."], "aiohttp is not installed: pip install 'gnomon[server]'"),
@@ -270,9 +270,10 @@ def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkey
     ids=["rich", "msgspec", "onnxruntime", "aiohttp"],
 )
 def test_a_light_install_says_which_extra_to_install(
-    missing: list[str], arguments: list[str], extra: str, tmp_path: Path
+    missing: list[str], arguments: list[str], extra: str, at: tuple[str, str], tmp_path: Path
 ) -> None:
-    script = LACKING.format(missing=missing, arguments=arguments)
+    asked = [*arguments, *at] if arguments[0] == "models" else arguments
+    script = LACKING.format(missing=missing, arguments=asked)
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
@@ -280,8 +281,8 @@ def test_a_light_install_says_which_extra_to_install(
 
 
 def test_what_only_talks_to_a_server_needs_no_server_libraries(at: tuple[str, str]) -> None:
-    libraries = ["onnxruntime", "onnx", "sklearn", "skl2onnx", "msgspec", "aiohttp", "opentelemetry", "pandas"]
-    script = LACKING.format(missing=libraries, arguments=["status", *at])
+    libraries = ["onnxruntime", "onnx", "sklearn", "skl2onnx", "msgspec", "aiohttp", "opentelemetry", "pandas", "rich"]
+    script = LACKING.format(missing=libraries, arguments=["status", "--json", *at])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -93,6 +93,8 @@ class Server:
         web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
         stack.push_async_callback(_flush, store, ledger, operations)
         stack.push_async_callback(fleet.stop, settings.grace)
+        # While the versions are still loaded: a stopped fleet knows no digests.
+        stack.callback(operations.remember_digests)
         stack.push_async_callback(web.stop)
         http_port = await web.start(settings.http)
         server, control_port = await service.serve(control, settings.control)
