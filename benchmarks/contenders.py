@@ -24,6 +24,8 @@ READY: Final = re.compile(r".* is ready: gRPC ([^ ,\n]+)(?:, HTTP [^ ,]+, contro
 # Seconds that a start, and an empty mirror, may take.
 PATIENCE: Final = 60.0
 LOOK: Final = 0.5
+# Last lines of a server's log that an error repeats.
+LINES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Running:
                 if now == last and not now.pending:
                     return now
                 last = now
-        raise RuntimeError(f"the mirror did not come to rest: {last}")
+        raise RuntimeError(f"the mirror did not come to rest: {last.pending} of {last.selected} requests are pending")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Contender:
             assert process.stdout is not None
             found = READY.match(process.stdout.readline())
             if found is None:
-                raise RuntimeError(f"{self.name} did not start:\n{log.read_text()}")
+                raise RuntimeError("it did not start")
             if self.mirrored:
                 _await_shadow(found[2], work.model)
             running = _processes(process.pid, found[1], found[2] or "")
@@ -78,6 +80,9 @@ class Contender:
             for owned in running.shadows:
                 machine.pin(owned, places.everywhere)
             yield running
+        except RuntimeError as error:
+            said = "\n".join(log.read_text().splitlines()[-LINES:])
+            raise RuntimeError(f"{self.name}: {error}\n{said}".rstrip()) from None
         finally:
             _stop(process)
 
@@ -116,11 +121,11 @@ def _await_shadow(address: str, model: str) -> None:
     with Control(address) as control:
         while time.monotonic() < deadline:
             status = control.models(model).models[0]
-            ready = {version.version for version in status.versions if version.state == "ready"}
-            if any(shadow.sample == 1 and shadow.version in ready for shadow in status.route.shadows):
+            states = {version.version: version.state for version in status.versions}
+            if any(shadow.sample == 1 and states[shadow.version] == "ready" for shadow in status.route.shadows):
                 return
             time.sleep(LOOK)
-    raise RuntimeError(f"the shadow did not become ready: {status}")
+    raise RuntimeError(f"the shadow did not become ready: {states}")
 
 
 def _processes(pid: int, address: str, control: str) -> Running:

@@ -30,21 +30,21 @@ def places() -> Places:
     """Returns the first core that this process may use for the server, the second for the generator."""
     if not hasattr(os, "sched_getaffinity"):
         return Places(frozenset(), frozenset(), frozenset())
-    cores = sorted(os.sched_getaffinity(0))
-    everywhere = frozenset(cores)
-    if len(cores) == 1:
+    usable = sorted(os.sched_getaffinity(0))
+    everywhere = frozenset(usable)
+    if len(usable) == 1:
         return Places(everywhere, everywhere, everywhere)
-    return Places(everywhere, frozenset(cores[:1]), frozenset(cores[1:2]))
+    return Places(everywhere, frozenset(usable[:1]), frozenset(usable[1:2]))
 
 
-def pin(process: psutil.Process, cores: Collection[int]) -> None:
+def pin(process: psutil.Process, onto: Collection[int]) -> None:
     """Moves every thread of a process to some cores; threads that it starts later inherit them."""
-    if not cores:
+    if not onto:
         return
     for thread in process.threads():
         # A thread may end between the look and the move.
         with suppress(ProcessLookupError):
-            os.sched_setaffinity(thread.id, cores)
+            os.sched_setaffinity(thread.id, onto)
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
@@ -61,11 +61,16 @@ def busy_seconds() -> float:
     return float(sum(times) - idle - guest)
 
 
+def cores() -> int:
+    """Returns how many there are."""
+    return psutil.cpu_count() or 1
+
+
 def describe() -> str:
-    """Returns cores, memory, processor, and versions in one line."""
+    """Returns cores, memory, processor, system and Python in one line."""
     memory = psutil.virtual_memory().total / 2**30
     python = platform.python_version()
-    return f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {_processor()}, {platform.system()}, Python {python}"
+    return f"{cores()} cores, {memory:.0f} GiB, {_processor()}, {platform.system()}, Python {python}"
 
 
 def _processor() -> str:

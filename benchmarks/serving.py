@@ -21,10 +21,12 @@ from typing import Final
 
 import generators
 import machine
-from contenders import ALONE, ASYNCIO, CONTENDERS, MIRRORED, THREADS, Contender
-from generators import GENERATORS, STREAMS, Target
+from contenders import ALONE, ASYNCIO, CONTENDERS, MIRRORED, THREADS, Contender, Running
+from generators import GENERATORS, STREAMS, Sent, Target
 from machine import Places
 from workload import MODELS, Workload, prepare
+
+from gnomon_protos.control_pb2 import Outcomes
 
 WARM_SECONDS: Final = 1.0
 # A generator or a machine that is busier than this was part of what was measured.
@@ -62,34 +64,35 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="gnomon-bench-") as folder:
             scratch = Path(folder)
             with contender.running(self.work, scratch, self.places) as server:
-                answer_bytes = self.work.check(server.address)
-                generate = GENERATORS[self.generator]
+                size = self.work.check(server.address)
 
-                def target(seconds: float) -> Target:
-                    cores = self.places.generator
-                    return Target(server.address, seconds, self.concurrency, self.work.requests, answer_bytes, cores)
+                def load(seconds: float) -> Sent:
+                    requests, cores = self.work.requests, self.places.generator
+                    target = Target(server.address, seconds, self.concurrency, requests, size, cores)
+                    return GENERATORS[self.generator](target, scratch)
 
-                generate(target(WARM_SECONDS), scratch)
-                outcomes = server.outcomes(self.work.model) if contender.mirrored else None
-                shadow, serving = machine.cpu_seconds(server.shadows), machine.cpu_seconds(server.serving)
-                busy, begin = machine.busy_seconds(), time.monotonic()
-                sent = generate(target(self.seconds), scratch)
-                elapsed, busy = time.monotonic() - begin, machine.busy_seconds() - busy
-                serving = machine.cpu_seconds(server.serving) - serving
-                meanwhile = machine.cpu_seconds(server.shadows) - shadow
-                compared = selected = 0
-                if outcomes is not None:
-                    after = server.outcomes(self.work.model)
-                    compared, selected = after.compared - outcomes.compared, after.selected - outcomes.selected
-                    shadow = machine.cpu_seconds(server.shadows) - shadow
-        ours = serving + meanwhile + sent.cpu_seconds
+                load(WARM_SECONDS)
+                return self._measured(server, load)
+
+    def _measured(self, server: Running, load: Callable[[float], Sent]) -> Measurement:
+        before = server.outcomes(self.work.model) if server.shadows else Outcomes()
+        shadow, serving = machine.cpu_seconds(server.shadows), machine.cpu_seconds(server.serving)
+        busy, begin = machine.busy_seconds(), time.monotonic()
+        sent = load(self.seconds)
+        elapsed, busy = time.monotonic() - begin, machine.busy_seconds() - busy
+        serving = machine.cpu_seconds(server.serving) - serving
+        ours = serving + sent.cpu_seconds + machine.cpu_seconds(server.shadows) - shadow
+        # The shadow has not finished when the load ends; all of its work counts.
+        after = server.outcomes(self.work.model) if server.shadows else Outcomes()
+        shadow = machine.cpu_seconds(server.shadows) - shadow
+        compared, selected = after.compared - before.compared, after.selected - before.selected
         return Measurement(
             per_second=sent.per_second,
             cpu=serving / sent.requests * 1e6,
             shadow_cpu=shadow / compared * 1e6 if compared else 0.0,
             compared_share=compared / selected if selected else 0.0,
             generator_share=sent.cpu_seconds / elapsed,
-            foreign_share=max(0.0, busy - ours) / (elapsed * len(self.places.everywhere or (0,))),
+            foreign_share=max(0.0, busy - ours) / (elapsed * machine.cores()),
         )
 
 

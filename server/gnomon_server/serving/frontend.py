@@ -12,7 +12,7 @@ from gnomon_server.serving import health, reflection, service
 from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.health import Health
 from gnomon_server.serving.holdings import Holdings
-from gnomon_server.serving.inference import Inferences
+from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.execution import Run
+from gnomon_server.serving.inference import Inference
 from gnomon_server.serving.transport import Call
 from gnomon_server.telemetry.sampling import Sampler, TraceContext
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
 from gnomon_server.wire.messages import CallCount, CallTrace, InferenceCount
-
-if TYPE_CHECKING:
-    from gnomon_server.serving.inference import Inference
 
 # Traces kept between two reports.
 MAX_TRACES: Final = 2000

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady
 from gnomon_server.models.signature import TensorSpec
-from gnomon_server.serving.inference import Inferences
+from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.transport import Call, Methods, Unary
 

@@ -15,7 +15,7 @@ from server.serving.fakes import Doubler, HeldCall, Reader, shadow
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.errors import Internal, InvalidRequest, NotFound
 from gnomon_server.serving.feed import Feed
-from gnomon_server.serving.inference import Inferences
+from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import MAX_TRACES, Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.selection import position, selected

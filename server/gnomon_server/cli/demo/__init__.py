@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise NotOffered(f"demo: {', '.join(missing)} missing: pip install 'gnomon[demo]'")
-    from gnomon_server.cli.demo.play import Options, play
+    from gnomon_server.cli.demo.ending import Options
+    from gnomon_server.cli.demo.play import play
 
     if arguments.rate <= 0 or arguments.requests < 1:
         raise InvalidRequest("demo: expected --rate above 0 and --requests of at least 1")

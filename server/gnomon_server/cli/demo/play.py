@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +15,9 @@ from gnomon_client import ClientError, Control
 from gnomon_converters import publish
 from gnomon_protos import control_pb2
 from gnomon_server.cli.demo import flights, recipes, words
+from gnomon_server.cli.demo.ending import Ending, Options
 from gnomon_server.cli.demo.stage import ServerProcess, TrafficProcess, memory
-from gnomon_server.cli.demo.traffic import MODEL, Counts
+from gnomon_server.cli.demo.traffic import MODEL
 from gnomon_server.cli.screen import console
 from gnomon_server.errors import NotReady
 
@@ -32,40 +32,6 @@ PLAIN_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 180.0
 # Requests that the new primary answers before the curtain falls.
 AFTERWARDS: Final = 500
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the demo is played."""
-
-    # Requests a second.
-    rate: float
-    # Compared requests before the one look.
-    requests: int
-    # A version that is trained with version 3's mistake; None: none.
-    broken: int | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What happened."""
-
-    reports: Mapping[int, control_pb2.Report]
-    # The server's words if it refused the promotion.
-    refusal: str
-    counts: Counts
-    # Accuracy in each version's own test, and on the months of the traffic.
-    own: Mapping[int, float]
-    live: Mapping[int, float]
-    audit: control_pb2.ListAuditResponse
-    memory_at_rest: int | None
-    seconds: float
-
-    @property
-    def good(self) -> bool:
-        """Whether version 2 was promoted, version 3 rejected and nobody noticed."""
-        rejected = self.reports[3].verdict.decision == "reject"
-        return not self.refusal and rejected and not self.counts.failed and self.counts.requests.get("2", 0) > 0
 
 
 class Screen:

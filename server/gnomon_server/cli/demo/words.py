@@ -16,7 +16,7 @@ from gnomon_server.cli.tables import STYLES, outcomes, seconds
 
 if TYPE_CHECKING:
     from gnomon_converters import Published
-    from gnomon_server.cli.demo.play import Ending, Options
+    from gnomon_server.cli.demo.ending import Ending, Options
     from gnomon_server.cli.demo.recipes import Recipe
     from gnomon_server.cli.demo.stage import ServerProcess
     from gnomon_server.cli.demo.traffic import Counts
