@@ -68,7 +68,7 @@ def state(ref: VersionRef) -> VersionState:
 
 def fed(feed: ShadowFeed, primary: int) -> FeedCount:
     """Returns the count of one selected request."""
-    return FeedCount(feed.model, primary, feed.version, feed.epoch, 1, 0, 0)
+    return FeedCount(feed.model, primary, feed.version, feed.epoch, f"{os.getpid()}", 1, 0, 0)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ class Fleet:
             self._notify()
         elif isinstance(message, FrontendReport):
             self._reports[frontend] = message
-            self._ledger.frontend_reported(_identity(frontend), message.feeds)
+            self._ledger.frontend_reported(message.feeds)
             self._traces(message.traces, ())
 
     def _died(self, frontend: Child) -> None:
@@ -205,14 +205,13 @@ class Fleet:
         report = self._reports.pop(frontend, None)
         if report is not None:
             self._departed = totals.added(self._departed, report)
-        self._ledger.frontend_ended(_identity(frontend))
 
     def worker_heard(self, message: FromChild) -> None:
         """Takes what a shadow worker says."""
         if isinstance(message, WorkerAck):
             self._replan()
         elif isinstance(message, WorkerReport):
-            self._ledger.worker_reported(message.epoch, message.pairs)
+            self._ledger.worker_reported(message)
             self._traces((), message.traces)
 
     def worker_ended(self, epoch: str) -> None:
@@ -227,7 +226,3 @@ class Fleet:
         task = asyncio.create_task(notify())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-def _identity(frontend: Child) -> str:
-    return f"{frontend.name}/{frontend.life}"

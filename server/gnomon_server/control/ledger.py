@@ -1,12 +1,15 @@
 """The ledger: which requests were selected for a shadow and what became of each, exactly.
 
 Children report cumulative counts, so a report that is lost, repeated or overtaken does no harm. Selected requests and
-settled ones are reported by different processes, and one report can lag behind the other; a request that is known to be
-settled therefore counts as selected too. So selected = the sum of the outcomes + pending, whatever was reported.
+those received are reported by different processes, and one report can lag behind the other; a request that is known to
+have reached the worker therefore counts as selected too. So selected = the sum of the outcomes + pending, whatever was
+reported.
 
-Counts are kept apart by the lives of processes (a frontend's id, a worker's epoch; neither is ever used again) until
-the worker is gone. Then everything pending is `dropped`, the counts are folded into the totals, and what frontends
-report late about that worker only adds to `dropped`: an outcome, once given, is not taken back.
+Counts are kept apart by source (one life of one frontend's feed) and by epoch (one life of a worker); no name is ever
+used again. Once the worker has read a source to its end, what that source handed over and the worker did not receive
+was lost on the way, and is `dropped`. Once the worker is gone, everything pending is `dropped`, the counts are folded
+into the totals, and what frontends report late about that worker only adds to `dropped`: an outcome, once given, is not
+taken back.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
-from gnomon_server.wire.messages import FeedCount, PairTally
+from gnomon_server.control.sources import Sources
+from gnomon_server.wire.messages import FeedCount, PairTally, WorkerReport
 
 # Ended epochs of which late reports are still expected. Without a bound, a worker that crashes for ever would fill the
 # memory; the epochs that are forgotten are those that no frontend has mentioned for the longest time.
@@ -39,9 +43,10 @@ class Ledger:
         self._clock = clock
         # Of ended epochs and of earlier servers.
         self._folded: dict[Pair, Comparison] = {}
-        self._live: dict[str, dict[Pair, _Row]] = {}
-        # The one that was mentioned last stands last.
-        self._closed: dict[str, dict[Pair, _ClosedRow]] = {}
+        self._live: dict[str, _Epoch] = {}
+        # Of ended epochs, of which only selected requests can still become known. The one that was mentioned last
+        # stands last.
+        self._closed: dict[str, Sources] = {}
 
     @classmethod
     def restore(cls, rows: Iterable[Comparison], clock: Callable[[], datetime] = utc_now) -> Ledger:
@@ -51,70 +56,64 @@ class Ledger:
             ledger._fold(row.closed())
         return ledger
 
-    def frontend_reported(self, frontend: str, counts: Iterable[FeedCount]) -> None:
-        """Takes what one life of a frontend has counted since its start; several counts of one feed add up."""
-        sums: dict[tuple[str, Pair], _Fed] = {}
+    def frontend_reported(self, counts: Iterable[FeedCount]) -> None:
+        """Takes what a life of a frontend has counted since its start."""
         for count in counts:
-            key = (count.epoch, Pair(count.model, count.primary, count.shadow))
-            fed = _Fed(count.selected, count.dropped, count.primary_error)
-            sums[key] = fed.plus(sums.get(key, _Fed()))
-        for (epoch, pair), fed in sums.items():
-            if epoch in self._closed:
-                self._fed_late(epoch, pair, frontend, fed)
-            elif fed.selected:
-                self._row(epoch, pair).feeds.take(frontend, fed)
+            if count.epoch in self._closed:
+                self._fed_late(count)
+            elif count.selected:
+                self._row(count.epoch, Pair(count.model, count.primary, count.shadow))
+                self._live[count.epoch].sources.fed(count)
 
-    def frontend_ended(self, frontend: str) -> None:
-        """Takes that this life of a frontend is over; its last counts remain."""
-        for rows in self._live.values():
-            for row in rows.values():
-                row.feeds.depart(frontend)
-        for closed_rows in self._closed.values():
-            for closed_row in closed_rows.values():
-                closed_row.feeds.depart(frontend)
-
-    def worker_reported(self, epoch: str, tallies: Iterable[PairTally]) -> None:
-        """Takes what a worker has found since its start; nothing if its epoch has ended."""
-        if epoch in self._closed:
+    def worker_reported(self, report: WorkerReport) -> None:
+        """Takes what a worker has received and found since its start; nothing if its epoch has ended."""
+        if report.epoch in self._closed:
             return
-        for tally in tallies:
+        sources = self._live.setdefault(report.epoch, _Epoch()).sources
+        for count in report.sources:
+            self._row(report.epoch, Pair(count.model, count.primary, count.shadow))
+            sources.received(count)
+        for source in report.ended:
+            sources.ended(source)
+        for tally in report.pairs:
             if _outcomes(tally).settled:
-                self._row(epoch, Pair(tally.model, tally.primary, tally.shadow)).settle(tally)
+                self._row(report.epoch, Pair(tally.model, tally.primary, tally.shadow)).settle(tally)
 
     def epoch_ended(self, epoch: str) -> None:
         """Takes that the worker process is gone; what it had not settled is dropped."""
-        closed = self._closed.setdefault(epoch, {})
-        for pair, row in self._live.pop(epoch, {}).items():
-            part = row.comparison(pair).closed()
-            self._fold(part)
-            closed[pair] = _ClosedRow(part.outcomes.selected, row.feeds)
+        if epoch not in self._closed:
+            ended = self._live.pop(epoch, _Epoch())
+            for pair in ended.rows:
+                self._fold(ended.comparison(pair).closed())
+            self._closed[epoch] = ended.sources
         while len(self._closed) > CLOSED_EPOCHS:
             del self._closed[next(iter(self._closed))]
 
     def totals(self, pair: Pair) -> Comparison:
         """Returns all that is known about a pair; empty where nothing was selected."""
         total = self._folded.get(pair, Comparison(pair))
-        for rows in self._live.values():
-            if pair in rows:
-                total = total.plus(rows[pair].comparison(pair))
+        for epoch in self._live.values():
+            if pair in epoch.rows:
+                total = total.plus(epoch.comparison(pair))
         return total
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Returns the totals of every pair of which a request was ever selected, in order."""
-        pairs = set(self._folded).union(*self._live.values())
+        pairs = set(self._folded).union(*(epoch.rows for epoch in self._live.values()))
         return tuple(self.totals(pair) for pair in sorted(pairs))
 
     def _row(self, epoch: str, pair: Pair) -> _Row:
-        rows = self._live.setdefault(epoch, {})
+        rows = self._live.setdefault(epoch, _Epoch()).rows
         if pair not in rows:
             rows[pair] = _Row(self._clock())
         return rows[pair]
 
-    def _fed_late(self, epoch: str, pair: Pair, frontend: str, fed: _Fed) -> None:
-        rows = self._closed[epoch] = self._closed.pop(epoch)
-        row = rows.setdefault(pair, _ClosedRow())
-        row.feeds.take(frontend, fed)
-        if late := row.late():
+    def _fed_late(self, count: FeedCount) -> None:
+        sources = self._closed[count.epoch] = self._closed.pop(count.epoch)
+        pair = Pair(count.model, count.primary, count.shadow)
+        before = sources.known(pair).selected
+        sources.fed(count)
+        if late := sources.known(pair).selected - before:
             self._fold(Comparison(pair, self._clock(), Outcomes(dropped=late)))
 
     def _fold(self, part: Comparison) -> None:
@@ -122,81 +121,44 @@ class Ledger:
         self._folded[part.pair] = known.plus(part) if known else part
 
 
-class _Fed(NamedTuple):
-    """The counts of a FeedCount."""
-
-    selected: int = 0
-    dropped: int = 0
-    primary_error: int = 0
-
-    def plus(self, other: _Fed) -> _Fed:
-        return _Fed(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-class _Feeds:
-    """What each frontend selected in one epoch of a pair."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, _Fed] = {}
-        self._departed = _Fed()
-
-    def take(self, frontend: str, fed: _Fed) -> None:
-        # Counters only grow, so of two reports the one with the greater counts is the later.
-        known = self._counts.get(frontend, fed)
-        self._counts[frontend] = _Fed(*map(max, known, fed))
-
-    def depart(self, frontend: str) -> None:
-        self._departed = self._departed.plus(self._counts.pop(frontend, _Fed()))
-
-    def total(self) -> _Fed:
-        return _Fed(*map(sum, zip(self._departed, *self._counts.values(), strict=True)))
-
-
 @dataclass
 class _Row:
-    """One pair in one living epoch."""
+    """What the worker found for one pair in one living epoch."""
 
     since: datetime
-    feeds: _Feeds = field(default_factory=_Feeds)
     tally: PairTally | None = None
 
     def settle(self, tally: PairTally) -> None:
         if self.tally is None or _outcomes(tally).settled > _outcomes(self.tally).settled:
             self.tally = tally
 
-    def comparison(self, pair: Pair) -> Comparison:
-        fed = self.feeds.total()
-        outcomes = Outcomes(dropped=fed.dropped, primary_error=fed.primary_error)
-        if self.tally is not None:
-            outcomes = outcomes.plus(_outcomes(self.tally))
-        outcomes = replace(outcomes, pending=max(0, fed.selected - outcomes.settled))
-        if self.tally is None:
-            return Comparison(pair, self.since, outcomes)
-        return Comparison(
-            pair,
-            self.since,
-            outcomes,
-            agreement_sum=self.tally.agreement_sum,
-            disagreeing=self.tally.disagreeing,
-            outputs=self.tally.outputs,
-            shadow_runs=self.tally.shadow_runs,
-            primary_runs=self.tally.primary_runs,
-        )
-
 
 @dataclass
-class _ClosedRow:
-    """One pair in one ended epoch, of which only selected requests can still become known."""
+class _Epoch:
+    """All pairs of one living epoch."""
 
-    # Selected requests that are in the totals already.
-    counted: int = 0
-    feeds: _Feeds = field(default_factory=_Feeds)
+    rows: dict[Pair, _Row] = field(default_factory=dict)
+    sources: Sources = field(default_factory=Sources)
 
-    def late(self) -> int:
-        """Returns how many selected requests became known since the last call."""
-        late = max(0, self.feeds.total().selected - self.counted)
-        self.counted += late
-        return late
+    def comparison(self, pair: Pair) -> Comparison:
+        sent, row = self.sources.known(pair), self.rows[pair]
+        outcomes = Outcomes(dropped=sent.dropped, primary_error=sent.primary_error)
+        if row.tally is not None:
+            outcomes = outcomes.plus(_outcomes(row.tally))
+        # What was settled was received, and what was received counts as selected: this is never negative.
+        outcomes = replace(outcomes, pending=sent.selected - outcomes.settled)
+        if row.tally is None:
+            return Comparison(pair, row.since, outcomes)
+        return Comparison(
+            pair,
+            row.since,
+            outcomes,
+            agreement_sum=row.tally.agreement_sum,
+            disagreeing=row.tally.disagreeing,
+            outputs=row.tally.outputs,
+            shadow_runs=row.tally.shadow_runs,
+            primary_runs=row.tally.primary_runs,
+        )
 
 
 def _outcomes(tally: PairTally) -> Outcomes:

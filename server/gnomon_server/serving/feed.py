@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from gnomon_server.wire import hello
 from gnomon_server.wire.messages import FeedCount, ShadowFeed
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Feed:
 
     def __init__(self, target: ShadowFeed, limit: int) -> None:
         self.target = target
+        self._source = hello.new_source()
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._gathered: list[bytes] = []
@@ -48,6 +50,8 @@ class Feed:
         connection.setblocking(False)
         try:
             await self._loop.sock_connect(connection, self.target.address)
+            # Before anything can be offered: of whom the worker never heard, it cannot say that the rest was lost.
+            await self._loop.sock_sendall(connection, hello.encode(self._source))
         except OSError as error:
             log.warning("shadow %s/%d cannot be reached: %s", self.target.model, self.target.version, error)
             connection.close()
@@ -95,7 +99,7 @@ class Feed:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; what was not written is lost, and the ledger finds it missing."""
+        """Closes the connection; what was not written is lost: the worker tells control what it received."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -112,6 +116,7 @@ class Feed:
                 primary=primary,
                 shadow=self.target.version,
                 epoch=self.target.epoch,
+                source=self._source,
                 selected=selected,
                 dropped=self._dropped.get(primary, 0),
                 primary_error=self._primary_errors.get(primary, 0),

@@ -7,11 +7,13 @@ import fcntl
 import logging
 import struct
 import termios
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gnomon_server.wire import record
+from gnomon_server.wire import hello, record
 from gnomon_server.wire.record import Record
 
 log = logging.getLogger(__name__)
@@ -23,17 +25,30 @@ _INT: Final = struct.Struct("i")
 
 
 class Malformed(ValueError):
-    """A stream that does not consist of records."""
+    """A stream that is not a hello and records."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What has been received of one source."""
+
+    source: str
+    # Records by primary version.
+    received: Mapping[int, int]
+    # Whether nothing more can come.
+    ended: bool
 
 
 class Cutter:
     """Cuts one stream into records; joins chunks only once a whole record is there, so that no byte moves twice."""
 
     def __init__(self) -> None:
+        # As the hello names it; empty before.
+        self.source = ""
         self._parts: list[bytes] = []
         self._have = 0
         # Bytes without which nothing more can be cut.
-        self._need = record.HEAD.size
+        self._need = hello.SIZE
 
     def feed(self, chunk: bytes) -> Iterator[tuple[Record, int]]:
         """Yields each record that the chunk completes, with its size; raises Malformed."""
@@ -41,7 +56,7 @@ class Cutter:
         self._have += len(chunk)
         while self._have >= self._need:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            offset = 0
+            offset = 0 if self.source else self._greet(data)
             while (size := self._next_size(data, offset)) is not None:
                 found = record.decode(data, offset)
                 if found is None:
@@ -50,6 +65,14 @@ class Cutter:
                 yield found[0], size
             self._parts = [data[offset:]]
             self._have = len(data) - offset
+
+    def _greet(self, data: bytes) -> int:
+        """Returns where the records begin."""
+        source = hello.decode(data)
+        if source is None:
+            raise Malformed(f"expected a hello, received {data[: hello.SIZE]!r}")
+        self.source = source
+        return hello.SIZE
 
     def _next_size(self, data: bytes, offset: int) -> int | None:
         """Returns the size of the record at `offset`, or None, having noted what is needed, if it is incomplete."""
@@ -69,29 +92,37 @@ class Cutter:
 class _Connection(asyncio.Protocol):
     """One frontend's stream; what it had not finished when it died is lost with it."""
 
-    def __init__(self, sink: Sink, connections: set[asyncio.Transport]) -> None:
+    # Set before anything else happens.
+    transport: asyncio.Transport
+
+    def __init__(self, sink: Sink, connections: set[_Connection]) -> None:
         self._sink = sink
         self._connections = connections
         self._cutter = Cutter()
-        self._transport: asyncio.Transport | None = None
+        self._received: Counter[int] = Counter()
+        self._ended = False
+
+    @property
+    def arrivals(self) -> Arrivals:
+        return Arrivals(self._cutter.source, dict(self._received), self._ended)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream server gives nothing else
-        self._transport = transport
-        self._connections.add(transport)
+        self.transport = transport
+        self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             for received, size in self._cutter.feed(data):
+                self._received[received.primary] += 1
                 self._sink(received, size)
         except Malformed as error:
             log.error("mirror feed closed: %s", error)
-            if self._transport is not None:
-                self._transport.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        if self._transport is not None:
-            self._connections.discard(self._transport)
+        # Everything that the other end wrote was read before, unless the stream was malformed.
+        self._ended = True
 
 
 class Intake:
@@ -100,13 +131,20 @@ class Intake:
     def __init__(self, sink: Sink, address: str) -> None:
         self._sink = sink
         self._address = address
-        self._connections: set[asyncio.Transport] = set()
+        # Those that ended stay until their last counts were taken.
+        self._connections: set[_Connection] = set()
         self._server: asyncio.AbstractServer | None = None
 
     async def open(self) -> None:
         """Listens; a socket that a dead worker left at the address is replaced. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Connection(self._sink, self._connections), self._address)
+
+    def arrivals(self) -> list[Arrivals]:
+        """Returns the counts so far of every source; one that has ended is in it once, and then forgotten."""
+        found = [connection.arrivals for connection in self._connections]
+        self._connections -= {connection for connection in self._connections if connection.arrivals.ended}
+        return [arrivals for arrivals in found if arrivals.source]
 
     async def drain(self, grace: float) -> None:
         """Stops accepting, reads what was written already, for at most `grace` seconds, and closes every connection."""
@@ -122,7 +160,7 @@ class Intake:
         for _ in range(3):
             await asyncio.sleep(0)
         self._stop_accepting()
-        while any(_unread(transport) for transport in self._connections):
+        while any(_unread(connection.transport) for connection in self._connections):
             await asyncio.sleep(0)
 
     def _stop_accepting(self) -> None:
@@ -134,8 +172,8 @@ class Intake:
     def close(self) -> None:
         """Stops at once, whatever lies unread."""
         self._stop_accepting()
-        for transport in tuple(self._connections):
-            transport.abort()
+        for connection in self._connections:
+            connection.transport.abort()
 
 
 def _unread(transport: asyncio.Transport) -> int:

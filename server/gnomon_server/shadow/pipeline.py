@@ -10,13 +10,13 @@ from gnomon_server.config import MirrorSettings
 from gnomon_server.shadow.backlog import Backlog
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.compatibility import Fits
-from gnomon_server.shadow.intake import Intake
+from gnomon_server.shadow.intake import Arrivals, Intake
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended
 from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
-from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.messages import SourceCount, WorkerReport
 from gnomon_server.wire.record import Record
 
 
@@ -28,6 +28,7 @@ class Pipeline:
     """
 
     def __init__(self, shadow: Shadow, settings: MirrorSettings, address: str, executor: Executor) -> None:
+        self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
         chosen = choose(shadow.signature, shadow.comparisons)
         self._tally = Tally(shadow.model, shadow.version, chosen)
@@ -57,12 +58,15 @@ class Pipeline:
             self._tally.count((record,), DROPPED)
 
     def report(self, epoch: str) -> WorkerReport:
-        """Returns the counts so far, and the traces since the last report."""
+        """Returns the counts so far, and the traces and what sources ended since the last report."""
         # Even while the shadow is stuck, those that wait behind it come to their end.
         self._tally.count(self._backlog.expire(time.time_ns() - self._deadline_ns), TIMEOUT)
+        arrivals = self._intake.arrivals()
         return WorkerReport(
             epoch=epoch,
             pairs=self._tally.snapshot(),
+            sources=tuple(count for arrived in arrivals for count in self._received(arrived)),
+            ended=tuple(arrived.source for arrived in arrivals if arrived.ended),
             queue_depth=len(self._backlog) + self._runner.unsettled,
             traces=self._traces.take(),
             traces_dropped=self._traces.dropped,
@@ -81,6 +85,12 @@ class Pipeline:
     def close(self) -> None:
         """Stops the intake at once, counting nothing more."""
         self._intake.close()
+
+    def _received(self, arrived: Arrivals) -> list[SourceCount]:
+        return [
+            SourceCount(self._model, primary, self._version, arrived.source, count)
+            for primary, count in arrived.received.items()
+        ]
 
     def _give_up(self, records: list[Record]) -> None:
         limit = time.time_ns() - self._deadline_ns

@@ -130,12 +130,14 @@ class InferenceCount(msgspec.Struct, frozen=True):
 
 
 class FeedCount(msgspec.Struct, frozen=True):
-    """What a frontend selected for one shadow in one epoch."""
+    """What one feed of a frontend selected for one shadow in one epoch."""
 
     model: str
     primary: int
     shadow: int
     epoch: str
+    # The feed, as its hello names it.
+    source: str
     selected: int
     # Of these: never handed over (feed full, worker away).
     dropped: int
@@ -232,11 +234,25 @@ class PairTally(msgspec.Struct, frozen=True):
     primary_runs: HistogramCounts
 
 
+class SourceCount(msgspec.Struct, frozen=True):
+    """What a worker has received of one feed."""
+
+    model: str
+    primary: int
+    shadow: int
+    source: str
+    received: int
+
+
 class WorkerReport(_Message, frozen=True, tag="worker_report"):
-    """Everything a worker has counted since its start; traces only once."""
+    """Everything a worker has counted since its start; traces and what ended sources sent only once."""
 
     epoch: str
     pairs: tuple[PairTally, ...]
+    # Whatever the tallies settle is among it.
+    sources: tuple[SourceCount, ...]
+    # Sources whose connection is over and was read to its end: their counts in this report are final.
+    ended: tuple[str, ...]
     queue_depth: int
     traces: tuple[ShadowTrace, ...]
     traces_dropped: int

@@ -14,7 +14,7 @@ from gnomon_server.control.operations import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import PairTally
+from gnomon_server.wire.messages import PairTally, SourceCount, WorkerReport
 
 ME = Request("m", "me@here", "because")
 
@@ -32,7 +32,8 @@ def agree(rig: Rig, count: int) -> None:
     runs = Histogram(DURATION_BOUNDS)
     runs.add(0.001, count)
     tally = PairTally("m", 1, 2, count, 0, 0, 0, 0, float(count), 0, (), runs.snapshot(), runs.snapshot())
-    rig.ledger.worker_reported(epoch, (tally,))
+    source = SourceCount("m", 1, 2, "feed", count)
+    rig.ledger.worker_reported(WorkerReport(epoch, (tally,), (source,), (), 0, (), 0))
 
 
 async def selected(rig: Rig) -> None:

@@ -66,7 +66,7 @@ def test_runs_stay_apart_by_version_role_and_error() -> None:
 
 def test_what_is_counted_elsewhere_is_left_out() -> None:
     trace = CallTrace("Infer", "OK", b"x" * 16, 1, 0, "", 1, 2, "")
-    full = FrontendReport((), (), (FeedCount("m", 1, 2, "e", 5, 0, 0),), (trace,), 3, 2)
+    full = FrontendReport((), (), (FeedCount("m", 1, 2, "e", "s", 5, 0, 0),), (trace,), 3, 2)
     assert added(full, full) == FrontendReport((), (), (), (), 6, 4)
 
 

@@ -14,7 +14,7 @@ from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.transport import Call
-from gnomon_server.wire import record
+from gnomon_server.wire import hello, record
 from gnomon_server.wire.messages import ShadowFeed, VersionRef
 from gnomon_server.wire.record import Record
 
@@ -97,6 +97,8 @@ class Reader:
         self._server: asyncio.Server | None = None
         self._connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self._writers: list[asyncio.StreamWriter] = []
+        # Of the connection that was read.
+        self.source: str | None = None
 
     async def __aenter__(self) -> Self:
         # A small limit: what is not read stays with the sender, or in the kernel.
@@ -119,8 +121,9 @@ class Reader:
         self._connected.put_nowait((reader, writer))
 
     async def records(self, most: int | None = None) -> list[Record]:
-        """Takes the next connection and reads `most` records from it, or all until it ends."""
+        """Takes the next connection and reads its hello and `most` records from it, or all until it ends."""
         reader, _ = await self._connected.get()
+        self.source = hello.decode(await reader.readexactly(hello.SIZE))
         buffer, found = bytearray(), list[Record]()
         while most is None or len(found) < most:
             data = await reader.read(1 << 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -46,8 +47,33 @@ async def test_records_arrive_whole_and_in_order(address: str) -> None:
             offered(feed, request)
         received = await worker.records(len(requests))
         assert received == [mirrored(request) for request in requests]
-        assert only(feed) == FeedCount("line", 1, 2, "epoch", selected=5, dropped=0, primary_error=0)
+        assert only(feed) == FeedCount("line", 1, 2, "epoch", worker.source or "", 5, dropped=0, primary_error=0)
         feed.close()
+
+
+async def test_a_feed_says_first_who_it_is_and_no_two_are_the_same(address: str) -> None:
+    async with Reader(address) as worker:
+        feeds = [Feed(shadow(address), LIMIT) for _ in range(2)]
+        for feed in feeds:
+            await feed.connect()
+            offered(feed, b"x")
+            assert len(await worker.records(1)) == 1
+            assert re.fullmatch("[0-9a-f]{16}", worker.source or "")
+            assert only(feed).source == worker.source
+            feed.close()
+        assert only(feeds[0]).source != only(feeds[1]).source
+
+
+async def test_a_feed_that_is_closed_with_unsent_records_neither_drops_them_nor_takes_them_back(address: str) -> None:
+    async with Reader(address) as worker:
+        feed = Feed(shadow(address), LIMIT)
+        await feed.connect()
+        for _ in range(3):
+            offered(feed, b"x")
+        feed.close()
+        # Only the worker knows what it received, so that it is for control to say what was lost.
+        assert await worker.records() == []
+        assert (only(feed).selected, only(feed).dropped) == (3, 0)
 
 
 async def test_for_a_worker_that_does_not_read_memory_is_bounded_and_every_drop_is_counted(address: str) -> None:

@@ -12,12 +12,24 @@ from hypothesis import strategies as st
 from server.shadow.fakes import added, on_the_wire
 
 from gnomon_server.shadow.backlog import OVERHEAD, Backlog
-from gnomon_server.shadow.intake import Cutter, Intake, Malformed
-from gnomon_server.wire import record
+from gnomon_server.shadow.intake import Arrivals, Cutter, Intake, Malformed
+from gnomon_server.wire import hello, record
 from gnomon_server.wire.record import Record
 
 RECORDS = [added([[i, i]] * (i % 4)) for i in range(6)]
-STREAM = b"".join(map(on_the_wire, RECORDS))
+RECEIVED = {1: len(RECORDS)}
+SOURCE, OTHER = "0123456789abcdef", "fedcba9876543210"
+HELLO = hello.encode(SOURCE)
+STREAM = HELLO + b"".join(map(on_the_wire, RECORDS))
+
+
+async def arrived(intake: Intake, source: str) -> Arrivals:
+    """Returns the last counts of a source, once it has ended."""
+    while True:
+        for found in intake.arrivals():
+            if found.source == source and found.ended:
+                return found
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -48,11 +60,13 @@ def test_records_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None
     edges = [0, *sorted(cuts), len(STREAM)]
     received = [one for a, b in pairwise(edges) for one, _ in cutter.feed(STREAM[a:b])]
     assert received == RECORDS
+    assert cutter.source == SOURCE
 
 
 def test_a_record_is_not_joined_before_it_is_whole() -> None:
     large = on_the_wire(added([[1, 2]] * 100_000))
     cutter = Cutter()
+    assert list(cutter.feed(HELLO)) == []
     chunks = [large[i : i + 1000] for i in range(0, len(large), 1000)]
     assert [one for chunk in chunks[:-1] for one in cutter.feed(chunk)] == []
     # Each byte was joined once at most: all but the head still lies as it came.
@@ -63,7 +77,16 @@ def test_a_record_is_not_joined_before_it_is_whole() -> None:
 @pytest.mark.parametrize("total", [0, record.HEAD.size - 1])
 def test_a_stream_of_something_else_is_malformed(total: int) -> None:
     with pytest.raises(Malformed, match=f"received {total}"):
-        list(Cutter().feed(total.to_bytes(4, "little") + bytes(200)))
+        list(Cutter().feed(HELLO + total.to_bytes(4, "little") + bytes(200)))
+
+
+@pytest.mark.parametrize("start", [on_the_wire(RECORDS[0]), bytes(200), HELLO[:4] + bytes(200)])
+def test_a_stream_without_a_hello_is_malformed(start: bytes) -> None:
+    cutter = Cutter()
+    assert list(cutter.feed(start[: hello.SIZE - 1])) == []
+    with pytest.raises(Malformed, match="expected a hello, received b"):
+        list(cutter.feed(start[hello.SIZE - 1 :]))
+    assert cutter.source == ""
 
 
 async def test_a_frontend_that_dies_within_a_record_loses_only_that_one(address: str) -> None:
@@ -75,25 +98,69 @@ async def test_a_frontend_that_dies_within_a_record_loses_only_that_one(address:
     await dying.drain()
     dying.transport.abort()
     _, other = await asyncio.open_unix_connection(address)
-    other.write(on_the_wire(RECORDS[0]))
+    other.write(hello.encode(OTHER) + on_the_wire(RECORDS[0]))
     await sink.enough.wait()
     assert sorted(one.end_ns for one in sink.records) == sorted(one.end_ns for one in [*RECORDS, RECORDS[0]])
     other.close()
     await intake.drain(10)
 
 
-async def test_a_malformed_stream_is_closed_and_the_others_go_on(address: str) -> None:
+@pytest.mark.parametrize("start", [bytes(200), hello.encode(OTHER) + bytes(200)])
+async def test_a_malformed_stream_is_closed_and_the_others_go_on(address: str, start: bytes) -> None:
     sink = Sink(1)
     intake = Intake(sink, address)
     await intake.open()
     reader, wrong = await asyncio.open_unix_connection(address)
-    wrong.write(bytes(200))
+    wrong.write(start)
     assert await reader.read() == b""
     _, right = await asyncio.open_unix_connection(address)
-    right.write(on_the_wire(RECORDS[0]))
+    right.write(HELLO + on_the_wire(RECORDS[0]))
     await sink.enough.wait()
     for writer in (wrong, right):
         writer.close()
+    await intake.drain(10)
+
+
+async def test_what_was_received_of_a_dead_frontend_is_final_once_it_was_read_to_its_end_and_said_once(
+    address: str,
+) -> None:
+    sink = Sink(len(RECORDS))
+    intake = Intake(sink, address)
+    await intake.open()
+    _, silent = await asyncio.open_unix_connection(address)
+    _, dying = await asyncio.open_unix_connection(address)
+    dying.write(STREAM + on_the_wire(RECORDS[3])[:-1])
+    dying.close()
+    # Nothing is said of its end before all that it wrote has been counted.
+    assert await arrived(intake, SOURCE) == Arrivals(SOURCE, RECEIVED, ended=True)
+    assert len(sink.records) == len(RECORDS)
+    assert intake.arrivals() == []
+    silent.close()
+    await intake.drain(10)
+
+
+async def test_a_living_source_is_counted_by_primary_again_and_again(address: str) -> None:
+    records = [added(primary=primary) for primary in (1, 3, 3)]
+    sink = Sink(len(records))
+    intake = Intake(sink, address)
+    await intake.open()
+    _, writer = await asyncio.open_unix_connection(address)
+    writer.write(HELLO + b"".join(map(on_the_wire, records)))
+    await sink.enough.wait()
+    for _ in range(2):
+        assert intake.arrivals() == [Arrivals(SOURCE, {1: 1, 3: 2}, ended=False)]
+    writer.close()
+    assert await arrived(intake, SOURCE) == Arrivals(SOURCE, {1: 1, 3: 2}, ended=True)
+    await intake.drain(10)
+
+
+async def test_a_source_that_sent_nothing_but_its_hello_ends_too(address: str) -> None:
+    intake = Intake(Sink(1), address)
+    await intake.open()
+    _, writer = await asyncio.open_unix_connection(address)
+    writer.write(HELLO)
+    writer.close()
+    assert await arrived(intake, SOURCE) == Arrivals(SOURCE, {}, ended=True)
     await intake.drain(10)
 
 

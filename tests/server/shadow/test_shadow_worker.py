@@ -21,16 +21,20 @@ from gnomon_server.config import MirrorSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.shadow.worker import Worker
+from gnomon_server.wire import hello
 from gnomon_server.wire.channel import Channel, open_child, open_parent
 from gnomon_server.wire.messages import (
     Drain,
     Drained,
     FromChild,
+    SourceCount,
     VersionRef,
     WorkerAck,
     WorkerPlan,
     WorkerReport,
 )
+
+SOURCE = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ async def started(shadow: Shadow | LoadError, plan: WorkerPlan) -> Control:
 
 async def mirror(address: str, stream: bytes) -> asyncio.StreamWriter:
     _, writer = await asyncio.open_unix_connection(address)
-    writer.write(stream)
+    writer.write(hello.encode(SOURCE) + stream)
     await writer.drain()
     return writer
 
@@ -120,6 +124,29 @@ async def test_what_was_written_before_a_drain_is_still_compared(folder: Path) -
     writer.close()
     assert last is not None
     assert last.pairs[0].compared == 500
+
+
+async def test_of_a_frontend_that_died_the_worker_says_what_it_received_though_nothing_of_it_has_run_yet(
+    folder: Path,
+) -> None:
+    gate = threading.Event()
+    plan = plan_in(folder)
+    control = await started(Adder(gate), plan)
+    await control.acknowledged()
+    dying = await mirror(plan.address, b"".join(on_the_wire(added(primary=primary)) for primary in (1, 1, 3)))
+    dying.close()
+    report: object = None
+    while not isinstance(report, WorkerReport) or not report.ended:
+        report = await control.channel.receive()
+    assert report.ended == (SOURCE,)
+    assert report.sources == (SourceCount("adder", 1, 2, SOURCE, 2), SourceCount("adder", 3, 2, SOURCE, 1))
+    assert sum(tally.compared for tally in report.pairs) == 0
+    gate.set()
+    control.channel.send(Drain(60))
+    last = await control.drained()
+    assert last is not None
+    assert (last.sources, last.ended) == ((), ())
+    assert sum(tally.compared for tally in last.pairs) == 3
 
 
 async def test_a_stuck_shadow_neither_silences_nor_outlives_its_worker(folder: Path) -> None:
