@@ -13,6 +13,8 @@ import msgspec
 from gnomon_server.errors import InvalidRequest
 
 Kind = TypeVar("Kind")
+# Settings that are tables of their own, and have no environment variable.
+TABLES = ("policy", "models", "mirror", "tls")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -44,6 +46,15 @@ class MirrorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_rows: Count = 256
 
 
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files of the gRPC port; without a certificate it speaks plain text."""
+
+    certificate: str = ""
+    key: str = ""
+    # Authorities that sign clients' certificates: with it, a client must have one.
+    client_ca: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of `gnomon serve`."""
 
@@ -65,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Policies of single models; what they leave out comes from `policy`.
     models: dict[str, dict[str, float | int]] = {}
     mirror: MirrorSettings = MirrorSettings()
+    tls: TlsSettings = TlsSettings()
 
     def policy_of(self, model: str) -> Policy:
         """Returns the policy of one model."""
@@ -81,11 +93,13 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
         merged |= _read(file)
     for field in msgspec.structs.fields(Settings):
         text = environment.get(f"GNOMON_{field.name.upper()}")
-        if text is not None and field.name not in ("policy", "models", "mirror"):
+        if text is not None and field.name not in TABLES:
             merged[field.name] = text
     merged |= {name: value for name, value in flags.items() if value is not None}
     where = str(file) if file else "settings"
     settings = _convert(merged, Settings, where)
+    if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
+        raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
     for model in settings.models:
         _policy(settings, model, where)
     return settings
@@ -94,7 +108,7 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
 def to_toml(settings: Settings) -> str:
     """Returns the settings as the text of a TOML file that gives the same settings."""
     tables = {"": msgspec.to_builtins(settings)}
-    for name in ("policy", "mirror"):
+    for name in ("policy", "mirror", "tls"):
         tables[name] = tables[""].pop(name)
     tables |= {f"models.{_quoted(name)}": table for name, table in tables[""].pop("models").items()}
     parts = []

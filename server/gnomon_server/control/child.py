@@ -101,7 +101,7 @@ class Child:
             if self._stopping:
                 break
             delay = FIRST_DELAY if loop.time() - started > YOUNG_SECONDS else min(2 * delay, LONGEST_DELAY)
-            log.warning("%s died and starts again in %.1f s", self.name, delay)
+            log.warning("%s died in life %d and starts again in %.1f s", self.name, self.life, delay)
             await asyncio.sleep(delay)
 
     async def _one_life(self) -> None:

@@ -28,6 +28,7 @@ from gnomon_server.control.store.sqlite import SqliteStore
 from gnomon_server.control.web import Web
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.sources import source
+from gnomon_server.serving.transport import tls
 from gnomon_server.telemetry import Snapshot, Telemetry
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Server:
 
     async def _start(self, stack: AsyncExitStack, ready: Callable[[Addresses], None]) -> None:
         settings = self._settings
+        tls.configured(settings.tls)
         models = source(settings.repository)
         models.versions()
         port = SharedPort(settings.grpc)

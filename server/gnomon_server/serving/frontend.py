@@ -16,6 +16,7 @@ from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
+from gnomon_server.serving.transport import tls
 from gnomon_server.serving.transport.choice import transport
 from gnomon_server.telemetry.sampling import Sampler
 from gnomon_server.wire.channel import Channel
@@ -58,7 +59,12 @@ class Frontend:
             **reflection.methods(services),
         }
         self._transport = transport(settings.transport)(
-            methods, self._observation.ended, self._inferences.after_pass, settings.grpc, settings.max_message_bytes
+            methods,
+            self._observation.ended,
+            self._inferences.after_pass,
+            settings.grpc,
+            settings.max_message_bytes,
+            tls.configured(settings.tls),
         )
         self._port = 0
         self.table: RouteTable = RouteTable()

@@ -52,6 +52,10 @@ class Call(ABC):
     def metadata(self, key: str) -> str | None:
         """Returns the first text value of a metadata key, lower case, or None."""
 
+    def binary_metadata(self, key: str) -> bytes | None:  # noqa: ARG002 - for transports that have any
+        """Returns the first value of a key that ends in "-bin", or None, also if it is malformed."""
+        return None
+
     @abstractmethod
     def peer(self) -> str:
         """Returns the peer's address as gRPC prints it: `ipv4:127.0.0.1:53478`."""
@@ -99,6 +103,15 @@ def broken_off(call: Call) -> str:
     remaining = call.time_remaining()
     rounding = 0.002 + 0.01 * (time.perf_counter() - call.start)
     return "CANCELLED" if remaining is None or remaining > rounding else "DEADLINE_EXCEEDED"
+
+
+# Bytes of a status text; it travels percent-encoded, and clients drop answers whose trailers are too long.
+MOST_TEXT = 1024
+
+
+def status_text(text: str) -> str:
+    """Returns as much of a status text as is sent."""
+    return text.encode("utf-8", "replace")[:MOST_TEXT].decode("utf-8", "ignore")
 
 
 class Transport(Protocol):

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Final, Protocol
 
 from gnomon_server.serving.transport import AfterPass, Methods, Observer, Transport
+from gnomon_server.serving.transport.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,15 @@ class Maker(Protocol):
     """Makes a transport."""
 
     def __call__(
-        self, methods: Methods, observer: Observer, after_pass: AfterPass, address: str, max_message_bytes: int
+        self,
+        methods: Methods,
+        observer: Observer,
+        after_pass: AfterPass,
+        address: str,
+        max_message_bytes: int,
+        tls: Tls | None = None,
     ) -> Transport:
-        """Returns a transport that does not listen yet."""
+        """Returns a transport that does not listen yet; raises InvalidRequest for files of `tls` that do not do."""
 
 
 def transport(name: str) -> Maker:

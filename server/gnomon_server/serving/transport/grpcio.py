@@ -11,7 +11,8 @@ import grpc
 import grpc.aio
 
 from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotOffered
-from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary, broken_off
+from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary, broken_off, status_text
+from gnomon_server.serving.transport.tls import Reloaded, Tls, context
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +21,17 @@ class GrpcioTransport:
     """Serves a method table on one address, which other processes may share."""
 
     def __init__(
-        self, methods: Methods, observer: Observer, after_pass: AfterPass, address: str, max_message_bytes: int
+        self,
+        methods: Methods,
+        observer: Observer,
+        after_pass: AfterPass,
+        address: str,
+        max_message_bytes: int,
+        tls: Tls | None = None,
     ) -> None:
+        """Raises InvalidRequest if the files for TLS cannot be used."""
         self._address = address
+        self._credentials = None if tls is None else _credentials(tls)
         self._server = grpc.aio.server(
             handlers=(_Handlers(methods, observer, after_pass),),
             options=(
@@ -35,7 +44,11 @@ class GrpcioTransport:
     async def start(self) -> int:
         """Begins to listen; returns the port, raises InvalidRequest if the address cannot be had."""
         try:
-            port: int = self._server.add_insecure_port(self._address)
+            port: int = (
+                self._server.add_insecure_port(self._address)
+                if self._credentials is None
+                else self._server.add_secure_port(self._address, self._credentials)
+            )
         except RuntimeError:
             raise InvalidRequest(f"cannot listen on {self._address}: in use, or not an address of this host") from None
         await self._server.start()
@@ -114,7 +127,7 @@ class _Handlers(grpc.GenericRpcHandler):
             error = Internal("internal error")
         self._observer(call, error.status)
         await call.send_metadata()
-        await call.context.abort(grpc.StatusCode[error.status], _ascii(str(error)))
+        await call.context.abort(grpc.StatusCode[error.status], status_text(str(error)))
 
 
 class _GrpcioCall(Call):
@@ -134,6 +147,12 @@ class _GrpcioCall(Call):
         for name, value in self.context.invocation_metadata() or ():
             if name == key:
                 return value if isinstance(value, str) else None
+        return None
+
+    def binary_metadata(self, key: str) -> bytes | None:
+        for name, value in self.context.invocation_metadata() or ():
+            if name == key:
+                return value if isinstance(value, bytes) else None
         return None
 
     def peer(self) -> str:
@@ -161,6 +180,24 @@ class _GrpcioCall(Call):
             self.context.set_trailing_metadata(tuple(self.trailing))
 
 
-def _ascii(text: str) -> str:
-    # Details travel percent-encoded in a trailer; clients drop answers whose trailers are too long.
-    return text.encode("ascii", "backslashreplace").decode()[:1024]
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Returns credentials that look at the files at every handshake."""
+    reloaded = Reloaded(tls, _configuration)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return reloaded.value if reloaded.renew() else None
+        except InvalidRequest as error:
+            log.error("%s; the last one stays in use", error)
+            return None
+
+    # The types forget that None means "as before".
+    renewed: Any = fetch
+    return grpc.dynamic_ssl_server_credentials(reloaded.value, renewed, bool(tls.client_ca))
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    # grpcio would take what is no PEM and fail at each handshake; this is the check of the other transport.
+    context(tls)
+    pairs = [(tls.key.read_bytes(), tls.certificate.read_bytes())]
+    return grpc.ssl_server_certificate_configuration(pairs, tls.client_ca.read_bytes() if tls.client_ca else None)

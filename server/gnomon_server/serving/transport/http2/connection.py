@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
-from collections.abc import AsyncIterator
+import ssl
+from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from gnomon_server.errors import DeadlineExceeded, GnomonError, Internal, NotOffered
-from gnomon_server.serving.transport import Call, Stream, Unary, broken_off
-from gnomon_server.serving.transport.http2.metadata import incoming_text
-from gnomon_server.serving.transport.http2.session import (
+from gnomon_server.serving.transport import Stream, Unary, broken_off, status_text
+from gnomon_server.serving.transport.http2.arrivals import (
     Arrival,
     Cancelled,
     HalfClosed,
-    Headers,
     Message,
     Opened,
     Refused,
-    Session,
     Whole,
 )
+from gnomon_server.serving.transport.http2.call import Http2Call, Inbox
+from gnomon_server.serving.transport.http2.secure import Secure
+from gnomon_server.serving.transport.http2.session import Session
 
 if TYPE_CHECKING:
     from gnomon_server.serving.transport.http2.server import Http2Transport
@@ -32,146 +34,112 @@ log = logging.getLogger(__name__)
 RECEIVE: Final = 256 << 10
 # Bytes that are taken from the session at once, and that a stream may have waiting before its handler pauses.
 SEND: Final = 1 << 20
+# Answers up to this size cannot amount to much, as the number of calls at a time is limited.
+LARGE: Final = 16 << 10
 OTHER: Final = "_OTHER"
-
-
-class Http2Call(Call):
-    """A call on a stream of a connection."""
-
-    __slots__ = ("_connection", "_ended", "_headers", "deadline", "stream", "tick")
-
-    def __init__(
-        self, connection: Connection, stream: int, headers: Headers, method: str, timeout: float | None, message: bytes
-    ) -> None:
-        super().__init__(method, message)
-        self._connection = connection
-        self._headers = headers
-        self._ended = False
-        self.stream = stream
-        # On the loop's clock; None without one.
-        self.deadline = None if timeout is None else connection.transport.loop.time() + timeout
-        self.tick = 0
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over."""
-        return self._ended
-
-    def metadata(self, key: str) -> str | None:
-        """Returns the first text value of a metadata key, or None."""
-        return incoming_text(self._headers, key)
-
-    def peer(self) -> str:
-        """Returns the peer's address as gRPC prints it."""
-        return self._connection.peer
-
-    def time_remaining(self) -> float | None:
-        """Returns the seconds until the deadline, or None without one."""
-        if self.deadline is None:
-            return None
-        return max(0.0, self.deadline - self._connection.transport.loop.time())
-
-    def answer(self, message: bytes) -> None:
-        """Ends the call with OK; does nothing if it is over."""
-        if self.end("OK"):
-            connection = self._connection
-            connection.session.answer(self.stream, message, self.initial, self.trailing)
-            connection.transport.touch(connection)
-
-    def fail(self, error: GnomonError) -> None:
-        """Ends the call with an error's status and text; does nothing if it is over."""
-        if self.end(error.status):
-            connection = self._connection
-            connection.session.finish(self.stream, error.status, str(error), self.initial, self.trailing)
-            connection.transport.touch(connection)
-
-    def expire(self) -> None:
-        """Ends the call because its deadline has passed."""
-        self._connection.expire(self)
-
-    def end(self, status: str) -> bool:
-        """Takes that the call is over, and tells the observer; returns False if it was over before."""
-        if self._ended:
-            return False
-        self._ended = True
-        self._connection.over(self)
-        self._connection.transport.observer(self, status)
-        return True
-
-
-class _Inbox:
-    """The messages of a streaming call on their way to its handler."""
-
-    def __init__(self, session: Session, stream: int) -> None:
-        self._session, self._stream = session, stream
-        self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
-
-    def put(self, message: Message | None) -> None:
-        self._queue.put_nowait(message)
-
-    async def messages(self) -> AsyncIterator[bytes]:
-        while (found := await self._queue.get()) is not None:
-            # Only now may the client send as much again.
-            self._session.consumed(self._stream, found.size)
-            yield found.message
+# Seconds in which a client hears of a shutdown, before later calls are no longer taken.
+NOTICE: Final = 1.0
+# Seconds for which a connection that has ended still reads: a socket that is closed with bytes unread is reset, and
+# the client may lose what was said last.
+LINGER: Final = 1.0
 
 
 class Connection:
     """A connected client; belongs to the transport's event loop."""
 
-    def __init__(self, transport: Http2Transport, link: socket.socket, peer: str) -> None:
-        self.transport = transport
+    def __init__(self, transport: Http2Transport, link: socket.socket, peer: str, secure: Secure | None) -> None:
+        self._transport = transport
+        self._loop = transport.loop
         self.peer = peer
         self.session = Session(transport.unary, transport.limits)
-        self.calls: dict[int, Http2Call] = {}
-        self._inboxes: dict[int, _Inbox] = {}
+        self._calls: dict[int, Http2Call] = {}
+        self._inboxes: dict[int, Inbox] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        # What waits until the client takes more of its answers.
+        self._backlog: deque[Arrival] = deque()
         self._socket = link
+        self._secure = secure
         self._unsent = memoryview(b"")
-        self._writing = False
+        # So much waits for the client to read that its next requests have to wait too.
+        self._stuck = False
+        self._writing = self._paused = self._retiring = self._lingering = self._closed = False
         self._room = asyncio.Event()
-        self.closed = False
-        transport.loop.add_reader(link, self._readable)
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = self._quiet_since = self._loop.time()
+        self._jitter = random.uniform(0.9, 1.1)  # noqa: S311 - not for secrets
+        self._begun = 0
+        self._loop.add_reader(link, self._readable)
 
     def flush(self) -> None:
         """Writes what the session has, as far as the socket takes it."""
-        if self.closed or self._writing:
+        if self._closed or self._lingering or self._writing:
             return
         try:
-            while True:
-                if not self._unsent:
-                    self._unsent = memoryview(self.session.bytes_to_send(SEND))
-                    if not self._unsent:
-                        break
-                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            self._write()
         except BlockingIOError:
             self._writing = True
-            self.transport.loop.add_writer(self._socket, self._writable)
+            self._loop.add_writer(self._socket, self._writable)
         except OSError:
             self.close()
             return
-        self._room.set()
+        if self._tasks:
+            self._room.set()
+        if self._stuck:
+            self._work_off()
+        if self._paused and not self.session.full:
+            self._paused = False
+            self._loop.add_reader(self._socket, self._readable)
         if self.session.broken and not self._writing:
-            self.close()
+            self._end()
 
     def close(self) -> None:
         """Closes the socket; calls on it are cancelled."""
-        if self.closed:
+        if self._closed:
             return
-        self.closed = True
-        self.transport.loop.remove_reader(self._socket)
-        self.transport.loop.remove_writer(self._socket)
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
         self._socket.close()
-        self._room.set()
-        for arrival in self.session.gone():
-            self._take(arrival)
-        self.transport.forget(self)
+        self._abandon()
+        self._transport.forget(self)
 
-    def over(self, call: Http2Call) -> None:
-        """Takes that a call is over."""
-        self.calls.pop(call.stream, None)
-        if call.tick:
-            self.transport.deadlines.remove(call, call.tick)
+    def retire(self) -> None:
+        """Sends the client elsewhere: calls that are on the way are still taken, then the connection ends."""
+        if not self._retiring:
+            self._retiring = True
+            self.session.announce_shutdown()
+            self._transport.touch(self)
+            self._timer = self._loop.call_later(NOTICE, self._last_call)
+
+    def check(self, now: float) -> None:
+        """Ends the connection if one of its times is over."""
+        limits = self._transport.limits
+        if self._secure is not None and not self._secure.ready:
+            if now - self._since > limits.handshake_seconds:
+                self.close()
+            return
+        if self.session.calls or self.session.begun != self._begun:
+            self._begun, self._quiet_since = self.session.begun, now
+        old = limits.age_seconds is not None and now - self._since > limits.age_seconds * self._jitter
+        idle = limits.idle_seconds is not None and now - self._quiet_since > limits.idle_seconds
+        if old or idle:
+            self.retire()
+
+    def answer(self, call: Http2Call, message: bytes) -> None:
+        """Ends a unary call with OK."""
+        call.over = True
+        self.session.answer(call.stream, message, call.initial, call.trailing)
+        if len(message) > LARGE and self._clogged:
+            self._stuck = True
+        self._over(call, "OK")
+
+    def finish(self, call: Http2Call, status: str, text: str) -> None:
+        """Ends a call with a status."""
+        call.over = True
+        self.session.finish(call.stream, status, status_text(text), call.initial, call.trailing)
+        self._over(call, status)
 
     def expire(self, call: Http2Call) -> None:
         """Ends a call whose deadline has passed."""
@@ -179,6 +147,36 @@ class Connection:
         call.fail(DeadlineExceeded("the call's deadline passed"))
         if task is not None:
             task.cancel()
+
+    def consumed(self, stream: int, message: bytes) -> None:
+        """Takes that a handler has taken a message."""
+        self.session.consumed(stream, message)
+        self._transport.touch(self)
+
+    @property
+    def _clogged(self) -> bool:
+        """Whether so much waits for the client to read that its next requests have to wait too."""
+        return self.session.unsent + len(self._unsent) > self._transport.limits.waiting_bytes
+
+    def _over(self, call: Http2Call, status: str) -> None:
+        self._calls.pop(call.stream, None)
+        if call.tick:
+            self._transport.deadlines.remove(call, call.tick)
+        self._transport.touch(self)
+        self._transport.observer(call, status)
+
+    def _write(self) -> None:
+        while True:
+            if not self._unsent:
+                self._unsent = memoryview(self._next())
+                if not self._unsent:
+                    return
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+
+    def _next(self) -> bytes:
+        if self._secure is None:
+            return self.session.bytes_to_send(SEND)
+        return self._secure.sealed(self.session.bytes_to_send(SEND) if self._secure.ready else b"")
 
     def _readable(self) -> None:
         try:
@@ -189,26 +187,86 @@ class Connection:
             data = b""
         if not data:
             self.close()
+        elif not self._lingering:
+            self._transport.touch(self)
+            if self._secure is None:
+                self._receive(data)
+            else:
+                self._unseal(self._secure, data)
+
+    def _unseal(self, secure: Secure, data: bytes) -> None:
+        try:
+            plain, ended = secure.received(data)
+        except ssl.SSLError as error:
+            log.info("%s: no TLS connection: %s", self.peer, getattr(error, "reason", None) or error)
+            # The alert, if there is one, is written before the end.
+            self.session.broken = True
             return
+        if plain:
+            self._receive(plain)
+        if ended:
+            self.close()
+
+    def _receive(self, data: bytes) -> None:
         for arrival in self.session.receive(data):
-            self._take(arrival)
-        self.transport.touch(self)
+            if self._stuck:
+                self._backlog.append(arrival)
+            else:
+                self._take(arrival)
+        if self.session.full and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._socket)
+
+    def _work_off(self) -> None:
+        self._stuck = self._clogged
+        if not self._stuck:
+            self._transport.touch(self)
+        while self._backlog and not self._stuck:
+            arrival = self._backlog.popleft()
+            # What was cancelled meanwhile need not begin.
+            if not isinstance(arrival, Whole | Opened) or self.session.alive(arrival.stream):
+                self._take(arrival)
 
     def _writable(self) -> None:
-        self.transport.loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._socket)
         self._writing = False
         self.flush()
+
+    def _last_call(self) -> None:
+        """Takes no calls any more; whether the client has heard of that or not."""
+        self.session.shut_down()
+        self._transport.touch(self)
+        self._timer = self._loop.call_later(self._transport.limits.grace_seconds, self.close)
+
+    def _end(self) -> None:
+        """Takes that all is said; lets the client read it."""
+        self._lingering = True
+        self._abandon()
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._timer = self._loop.call_later(LINGER, self.close)
+
+    def _abandon(self) -> None:
+        self._room.set()
+        self._backlog.clear()
+        for arrival in self.session.gone():
+            self._take(arrival)
 
     def _take(self, arrival: Arrival) -> None:
         kind = type(arrival)
         if kind is Whole:
             self._call(arrival)  # type: ignore[arg-type]
+        elif kind is Message:
+            inbox = self._inboxes.get(arrival.stream)  # type: ignore[union-attr]
+            if inbox is not None:
+                inbox.put(arrival.message)  # type: ignore[union-attr]
         elif isinstance(arrival, Opened):
             self._open(arrival)
-        elif isinstance(arrival, Message):
-            inbox = self._inboxes.get(arrival.stream)
-            if inbox is not None:
-                inbox.put(arrival)
         elif isinstance(arrival, HalfClosed):
             inbox = self._inboxes.get(arrival.stream)
             if inbox is not None:
@@ -216,14 +274,15 @@ class Connection:
         elif isinstance(arrival, Cancelled):
             self._cancel(arrival)
         elif isinstance(arrival, Refused):
-            name = arrival.path[1:]
-            method = name if name in self.transport.methods else OTHER
-            self.transport.observer(Http2Call(self, 0, arrival.headers, method, None, b""), arrival.status)
+            name, _ = self._transport.handlers.get(arrival.path, (OTHER, None))
+            self._transport.observer(Http2Call(self, 0, arrival.headers, name, None, b""), arrival.status)
 
     def _call(self, whole: Whole) -> None:
-        name = whole.path[1:]
-        method = self.transport.methods[name]
-        call = self._begin(Http2Call(self, whole.stream, whole.headers, name, whole.timeout, whole.message))
+        stream, headers, path, timeout, message = whole
+        name, method = self._transport.handlers[path]
+        call = self._calls[stream] = Http2Call(self, stream, headers, name, timeout, message)
+        if timeout is not None:
+            call.tick = self._transport.deadlines.add(call, timeout)
         try:
             assert isinstance(method, Unary)  # noqa: S101 - the session delivers nothing else as a whole
             method.handle(call)
@@ -231,64 +290,50 @@ class Connection:
             call.fail(_known(call, error))
 
     def _open(self, opened: Opened) -> None:
-        name = opened.path[1:]
-        method = self.transport.methods.get(name)
-        call = Http2Call(self, opened.stream, opened.headers, name if method else OTHER, opened.timeout, b"")
-        self._begin(call)
+        stream = opened.stream
+        name, method = self._transport.handlers.get(opened.path, (OTHER, None))
+        call = self._calls[stream] = Http2Call(self, stream, opened.headers, name, opened.timeout, b"")
+        if opened.timeout is not None:
+            call.tick = self._transport.deadlines.add(call, opened.timeout)
         if not isinstance(method, Stream):
-            shown = name.rpartition("/")[2][:64]
+            shown = opened.path.rpartition(b"/")[2].decode("ascii", "backslashreplace")[:64]
             call.fail(NotOffered(f"method '{shown}' is not offered"))
             return
-        inbox = self._inboxes[opened.stream] = _Inbox(self.session, opened.stream)
-        task = asyncio.create_task(self._stream(method, call, inbox))
-        self._tasks[opened.stream] = task
-        task.add_done_callback(lambda _: self._closed_stream(opened.stream))
-
-    def _begin(self, call: Http2Call) -> Http2Call:
-        self.calls[call.stream] = call
-        if call.deadline is not None:
-            call.tick = self.transport.deadlines.add(call, call.deadline)
-        return call
+        inbox = self._inboxes[stream] = Inbox(self, stream)
+        task = self._tasks[stream] = asyncio.create_task(self._stream(method, call, inbox))
+        task.add_done_callback(lambda _: self._forget_stream(stream))
 
     def _cancel(self, cancelled: Cancelled) -> None:
-        call = self.calls.get(cancelled.stream)
+        call = self._calls.get(cancelled.stream)
         if call is not None:
-            call.end(broken_off(call) if cancelled.status == "CANCELLED" else cancelled.status)
+            call.over = True
+            self._over(call, broken_off(call) if cancelled.status == "CANCELLED" else cancelled.status)
         task = self._tasks.get(cancelled.stream)
         if task is not None:
             task.cancel()
 
-    async def _stream(self, method: Stream, call: Http2Call, inbox: _Inbox) -> None:
+    async def _stream(self, method: Stream, call: Http2Call, inbox: Inbox) -> None:
         try:
-            async for message in method.handle(call, inbox.messages()):
-                self.session.send(call.stream, message, call.initial)
-                self.transport.touch(self)
-                while self.session.queued(call.stream) > SEND and not self.closed:
-                    self._room.clear()
-                    await self._room.wait()
+            async with aclosing(method.handle(call, inbox.messages())) as answers:  # type: ignore[type-var]
+                async for message in answers:
+                    await self._send(call, message)
         except Exception as error:  # noqa: BLE001 - as above
             call.fail(_known(call, error))
-            return
-        if call.end("OK"):
-            self.session.finish(call.stream, "OK", "", call.initial, call.trailing)
-            self.transport.touch(self)
+        else:
+            if not call.over:
+                self.finish(call, "OK", "")
 
-    def _closed_stream(self, stream: int) -> None:
+    async def _send(self, call: Http2Call, message: bytes) -> None:
+        """Sends a message; returns once there is room for the next."""
+        self.session.send(call.stream, message, call.initial)
+        self._transport.touch(self)
+        while not call.over and (self.session.queued(call.stream) > SEND or self._clogged):
+            self._room.clear()
+            await self._room.wait()
+
+    def _forget_stream(self, stream: int) -> None:
         self._inboxes.pop(stream, None)
         self._tasks.pop(stream, None)
-
-
-def peer_of(link: socket.socket) -> str:
-    """Returns the peer's address as gRPC prints it."""
-    try:
-        address = link.getpeername()
-    except OSError:
-        return "unknown"
-    if link.family == socket.AF_INET:
-        return f"ipv4:{address[0]}:{address[1]}"
-    if link.family == socket.AF_INET6:
-        return f"ipv6:{quote(f'[{address[0]}]', safe='')}:{address[1]}"
-    return "unix:"
 
 
 def _known(call: Http2Call, error: Exception) -> GnomonError:

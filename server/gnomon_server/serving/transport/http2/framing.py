@@ -13,25 +13,27 @@ from gnomon_server.errors import Exhausted, GnomonError, Internal, NotOffered
 PREFIX: Final = 5
 # What may stand in grpc-encoding.
 ENCODINGS: Final = (b"identity", b"gzip", b"deflate")
-# zlib window bits that make it read gzip and raw zlib streams.
+# zlib window bits that make it read gzip and zlib streams.
 _WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 
 
-def frame(message: bytes) -> bytes:
-    """Returns a message with its prefix, uncompressed."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+def prefix(message: bytes) -> bytes:
+    """Returns the prefix of an uncompressed message."""
+    return b"\0" + len(message).to_bytes(4, "big")
 
 
 class Assembler:
     """Puts the messages of one stream together; holds at most one incomplete message."""
 
-    __slots__ = ("_buffer", "_encoding", "_limit")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_wanted")
 
     def __init__(self, encoding: bytes, limit: int) -> None:
         """Takes the stream's grpc-encoding, empty without one, and the most bytes of a message, also inflated."""
         self._buffer = bytearray()
         self._encoding = encoding
         self._limit = limit
+        # Bytes that the buffer must have before there is anything to do.
+        self._wanted = PREFIX
 
     @property
     def held(self) -> int:
@@ -41,27 +43,34 @@ class Assembler:
     def feed(self, data: bytes) -> list[bytes]:
         """Returns the messages that became complete.
 
-        Raises GnomonError with the status that the call must end with; nothing more may be fed then.
+        Raises GnomonError with the status that the call must end with; nothing more may be fed then. A message that
+        is too large is refused as soon as its length is known.
         """
         self._buffer += data
-        messages = []
-        while len(self._buffer) >= PREFIX:
-            flag, size = self._buffer[0], int.from_bytes(self._buffer[1:PREFIX], "big")
-            self._check(flag, size)
-            if len(self._buffer) < PREFIX + size:
+        messages: list[bytes] = []
+        start = 0
+        while len(self._buffer) - start >= self._wanted:
+            flag, size = self._head(start)
+            self._wanted = PREFIX + size
+            if len(self._buffer) - start < self._wanted:
                 break
-            message = bytes(self._buffer[PREFIX : PREFIX + size])
-            del self._buffer[: PREFIX + size]
+            with memoryview(self._buffer) as view:
+                message = bytes(view[start + PREFIX : start + self._wanted])
+            start += self._wanted
+            self._wanted = PREFIX
             messages.append(self._inflated(message) if flag else message)
+        del self._buffer[:start]
         return messages
 
-    def _check(self, flag: int, size: int) -> None:
+    def _head(self, start: int) -> tuple[int, int]:
+        flag, size = self._buffer[start], int.from_bytes(self._buffer[start + 1 : start + PREFIX], "big")
         if flag > 1:
             raise Internal(f"message: expected flag 0 or 1, received {flag}")
         if flag and self._encoding not in _WINDOW:
             raise Internal("message: compressed, but grpc-encoding names no compression")
         if size > self._limit:
             raise too_large(size, self._limit)
+        return flag, size
 
     def _inflated(self, message: bytes) -> bytes:
         inflater = zlib.decompressobj(_WINDOW[self._encoding])
@@ -72,8 +81,8 @@ class Assembler:
             raise Internal(f"message: no valid {self._encoding.decode()}") from None
         if len(inflated) > self._limit:
             raise too_large(len(inflated), self._limit)
-        if not inflater.eof:
-            raise Internal(f"message: incomplete {self._encoding.decode()}")
+        if not inflater.eof or inflater.unused_data:
+            raise Internal(f"message: expected one {self._encoding.decode()} stream, received less or more")
         return inflated
 
 

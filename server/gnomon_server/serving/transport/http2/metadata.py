@@ -13,7 +13,7 @@ from typing import Final
 
 from gnomon_server.serving.transport import Pairs
 
-Headers = list[tuple[bytes, bytes]]
+Fields = list[tuple[bytes, bytes]]
 
 # Status numbers by name, as in grpc.StatusCode.
 STATUS: Final = {
@@ -32,8 +32,6 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _KEY: Final = re.compile(rb"[0-9a-z_.\-]+")
 # Bytes that travel as they are in grpc-message: space to tilde but for the percent sign.
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {0x25}
-# Longest text of a status; clients drop answers whose trailers are too long.
-MOST_TEXT: Final = 1024
 
 
 def timeout_seconds(value: bytes) -> float | None:
@@ -44,15 +42,15 @@ def timeout_seconds(value: bytes) -> float | None:
 
 def percent_encoded(text: str) -> bytes:
     """Returns a status text as grpc-message carries it."""
-    raw = text[:MOST_TEXT].encode("utf-8", "replace")
+    raw = text.encode("utf-8", "replace")
     if _PLAIN.issuperset(raw):
         return raw
     return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
 
 
-def outgoing(pairs: Pairs) -> Headers:
+def outgoing(pairs: Pairs) -> Fields:
     """Returns metadata as header fields; a key or value that no header can carry is left out."""
-    fields: Headers = []
+    fields: Fields = []
     for key, value in pairs:
         name = key.lower().encode("ascii", "replace")
         if not _KEY.fullmatch(name) or name.startswith(b"grpc-"):

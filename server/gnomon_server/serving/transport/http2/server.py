@@ -4,77 +4,96 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import stat
-from contextlib import ExitStack, suppress
-from pathlib import Path
+import ssl
+from dataclasses import replace
 from typing import Final
 
 from gnomon_server.errors import InvalidRequest
 from gnomon_server.serving.transport import AfterPass, Methods, Observer, Unary
-from gnomon_server.serving.transport.http2.connection import Connection, Http2Call, peer_of
+from gnomon_server.serving.transport.http2.call import Http2Call
+from gnomon_server.serving.transport.http2.connection import Connection
 from gnomon_server.serving.transport.http2.deadlines import Deadlines
-from gnomon_server.serving.transport.http2.session import Limits
+from gnomon_server.serving.transport.http2.limits import Limits
+from gnomon_server.serving.transport.http2.listening import listen, peer_of, prepare
+from gnomon_server.serving.transport.http2.secure import Secure
+from gnomon_server.serving.transport.tls import Reloaded, Tls, context
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 1024
 # Connections that are taken before anything else gets its turn.
 ACCEPT: Final = 64
-# Seconds in which clients learn of a shutdown before calls on the way are no longer taken.
-NOTICE: Final = 0.25
-CLOSING: Final = 0.01
+# Seconds until the next attempt, once no connection can be taken for want of file descriptors.
+RECOVER: Final = 0.2
+# Seconds between two looks at the connections' times.
+SWEEP: Final = 0.5
 
 
 class Http2Transport:
     """Serves a method table on one address, which other processes may share."""
 
     def __init__(
-        self, methods: Methods, observer: Observer, after_pass: AfterPass, address: str, max_message_bytes: int
+        self,
+        methods: Methods,
+        observer: Observer,
+        after_pass: AfterPass,
+        address: str,
+        max_message_bytes: int,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        """Raises InvalidRequest if the files for TLS cannot be used. `max_message_bytes` overrides the limits'."""
         self.loop = asyncio.get_running_loop()
-        self.methods = methods
+        # By path, as it comes.
+        self.handlers = {f"/{name}".encode(): (name, method) for name, method in methods.items()}
+        self.unary = frozenset(path for path, (_, method) in self.handlers.items() if isinstance(method, Unary))
         self.observer = observer
-        self.unary = frozenset(f"/{name}" for name, method in methods.items() if isinstance(method, Unary))
-        self.limits = Limits(message_bytes=max_message_bytes)
-        self.deadlines: Deadlines[Http2Call] = Deadlines(_expire)
+        self.limits = replace(limits or Limits(), message_bytes=max_message_bytes)
+        self.deadlines: Deadlines[Http2Call] = Deadlines(Http2Call.expire)
         self._after_pass = after_pass
         self._address = address
+        self._tls = None if tls is None else Reloaded(tls, context)
         self._listener: socket.socket | None = None
         self._connections: set[Connection] = set()
         self._touched: set[Connection] = set()
         self._scheduled = False
         self._draining = False
+        self._empty = asyncio.Event()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> int:
-        """Begins to listen; returns the port (0 for a Unix socket), raises InvalidRequest if the address is taken."""
-        self._listener = _listen(self._address)
+        """Begins to listen; returns the port (1 for a Unix socket), raises InvalidRequest if the address is taken."""
+        self._listener = listen(self._address)
         self.loop.add_reader(self._listener, self._accept)
-        return 0 if self._listener.family == socket.AF_UNIX else int(self._listener.getsockname()[1])
+        if self._tls is not None or self.limits.idle_seconds is not None or self.limits.age_seconds is not None:
+            self._sweep()
+        # A Unix socket has no port; what grpc says then is kept.
+        return 1 if self._listener.family == socket.AF_UNIX else int(self._listener.getsockname()[1])
 
     async def drain(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for those in flight, then closes."""
         self._draining = True
         if self._listener is not None:
             # Connections that the kernel has completed already are taken, and told to go elsewhere.
-            self._accept()
+            while self._accept():
+                pass
             self.loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
-        deadline = self.loop.time() + grace
         for connection in tuple(self._connections):
-            connection.session.announce_shutdown()
-            self.touch(connection)
-        await asyncio.sleep(min(NOTICE, grace))
-        for connection in tuple(self._connections):
-            connection.session.shut_down()
-            self.touch(connection)
-        while any(connection.calls for connection in self._connections) and self.loop.time() < deadline:
-            await asyncio.sleep(CLOSING)
+            connection.retire()
+        if self._connections and grace > 0:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace)
+            except TimeoutError:
+                log.warning("%d connections had unfinished calls as they were closed", len(self._connections))
+        # What was answered just now, and the farewell.
         self._end_pass()
         for connection in tuple(self._connections):
             connection.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self.deadlines.close()
 
     def touch(self, connection: Connection) -> None:
@@ -88,70 +107,69 @@ class Http2Transport:
         """Takes that a connection is closed."""
         self._connections.discard(connection)
         self._touched.discard(connection)
+        if not self._connections:
+            self._empty.set()
 
     def _end_pass(self) -> None:
         """Begins what this pass received, then writes each connection's answers at once."""
         try:
             self._after_pass()
-        finally:
-            self._scheduled = False
+        except Exception:
+            # Those who wait for an answer of this pass wait on; nobody else may.
+            log.exception("a pass failed")
+        self._scheduled = False
         touched, self._touched = self._touched, set()
         for connection in touched:
             connection.flush()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Takes the connections that wait; returns whether there may be more."""
         if self._listener is None:
-            return
+            return False
         for _ in range(ACCEPT):
             try:
                 link, _address = self._listener.accept()
-            except (BlockingIOError, ConnectionError):
-                return
+            except BlockingIOError:
+                return False
+            except ConnectionError:
+                # Given up before it was taken.
+                continue
             except OSError as error:
-                # Out of file descriptors: those who wait in the backlog are taken when some come back.
-                log.warning("cannot accept: %s", error)
-                return
-            link.setblocking(False)
-            if link.family != socket.AF_UNIX:
-                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, link, peer_of(link))
-            self._connections.add(connection)
-            if self._draining:
-                connection.session.announce_shutdown()
-            self.touch(connection)
+                log.warning("cannot accept, the next attempt is in %s s: %s", RECOVER, error.strerror)
+                self.loop.remove_reader(self._listener)
+                self.loop.call_later(RECOVER, self._accept_again)
+                return False
+            self._take(link)
+        return True
 
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            self.loop.add_reader(self._listener, self._accept)
 
-def _expire(call: Http2Call) -> None:
-    call.expire()
+    def _take(self, link: socket.socket) -> None:
+        try:
+            prepare(link)
+            secure = None if self._tls is None else Secure(self._context(self._tls))
+        except OSError:
+            # Gone already.
+            link.close()
+            return
+        connection = Connection(self, link, peer_of(link), secure)
+        self._connections.add(connection)
+        if self._draining:
+            connection.retire()
+        self.touch(connection)
 
+    def _context(self, tls: Reloaded[ssl.SSLContext]) -> ssl.SSLContext:
+        try:
+            if tls.renew():
+                log.info("tls: certificate loaded again")
+        except InvalidRequest as error:
+            log.error("%s; the last one stays in use", error)
+        return tls.value
 
-def _listen(address: str) -> socket.socket:
-    try:
-        if address.startswith("unix:"):
-            return _listen_unix(Path(address.removeprefix("unix:")))
-        host, _, port = address.rpartition(":")
-        name = host.removeprefix("[").removesuffix("]")
-        family, kind, protocol, _, resolved = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
-        with ExitStack() as undone:
-            listener = undone.enter_context(socket.socket(family, kind, protocol))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(resolved)
-            listener.listen(BACKLOG)
-            undone.pop_all()
-    except (OSError, ValueError):
-        raise InvalidRequest(f"cannot listen on {address}: in use, or not an address of this host") from None
-    listener.setblocking(False)
-    return listener
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    # A socket file that a killed server left behind is in the way of the next one.
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode):
-            path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(os.fspath(path))
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in tuple(self._connections):
+            connection.check(now)
+        self._sweeper = self.loop.call_later(SWEEP, self._sweep)

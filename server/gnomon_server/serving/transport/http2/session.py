@@ -1,127 +1,71 @@
 """One gRPC connection without I/O: bytes in, arrivals out; answers in, bytes out.
 
 ngh2 speaks HTTP/2; this module speaks gRPC over it (doc/PROTOCOL-HTTP2.md of grpc/grpc). It knows neither sockets nor
-clocks nor handlers, only which methods take exactly one message.
+handlers, only which paths take exactly one message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+import time
+from collections.abc import Callable, Container
+from typing import Final
 
 import ngh2
 
 from gnomon_server.errors import Exhausted, GnomonError, Internal, InvalidRequest, NotOffered
 from gnomon_server.serving.transport import Pairs
-from gnomon_server.serving.transport.http2.framing import ENCODINGS, PREFIX, Assembler, frame, unknown_encoding
-from gnomon_server.serving.transport.http2.metadata import STATUS, outgoing, percent_encoded, timeout_seconds
-
-Headers = tuple[tuple[bytes, bytes], ...]
+from gnomon_server.serving.transport.http2.arrivals import (
+    Arrival,
+    Cancelled,
+    HalfClosed,
+    Message,
+    Opened,
+    Refused,
+    Whole,
+)
+from gnomon_server.serving.transport.http2.framing import ENCODINGS, Assembler, prefix, unknown_encoding
+from gnomon_server.serving.transport.http2.incoming import Incoming
+from gnomon_server.serving.transport.http2.limits import Limits
+from gnomon_server.serving.transport.http2.metadata import STATUS, outgoing, percent_encoded
+from gnomon_server.serving.transport.http2.metadata import timeout_seconds as seconds
+from gnomon_server.serving.transport.http2.pings import PingStrikes
 
 CONTENT_TYPE: Final = b"application/grpc"
+# What may follow: a message format, or parameters. "application/grpc-web" is another protocol.
+CONTENT_TYPES: Final = (CONTENT_TYPE + b"+", CONTENT_TYPE + b";")
 OPENING: Final = [
     (b":status", b"200"),
     (b"content-type", CONTENT_TYPE),
     (b"grpc-accept-encoding", b",".join(ENCODINGS)),
 ]
 SUCCESS: Final = [(b"grpc-status", b"0")]
-# Bytes of incomplete requests that one connection may hold, as a multiple of the largest message.
-MOST_HELD: Final = 2
 # Window of each stream and of the connection, in bytes: one large message flows without waiting for every ack.
 STREAM_WINDOW: Final = 1 << 20
 CONNECTION_WINDOW: Final = 8 << 20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one connection may ask for."""
-
-    message_bytes: int = 64 << 20
-    streams: int = 1000
-    header_bytes: int = 16 << 10
-    # PINGs without a call in between: burst, as grpc-core's server allows two strikes.
-    pings: int = 100
-
-
-class Whole(NamedTuple):
-    """A unary request, complete."""
-
-    stream: int
-    headers: Headers
-    path: str
-    timeout: float | None
-    message: bytes
-
-
-class Opened(NamedTuple):
-    """A call of any other method began."""
-
-    stream: int
-    headers: Headers
-    path: str
-    timeout: float | None
-
-
-class Message(NamedTuple):
-    """A message on an opened call; `size` bytes of flow control are due once it has been consumed."""
-
-    stream: int
-    message: bytes
-    size: int
-
-
-class HalfClosed(NamedTuple):
-    """The client has sent all its messages on an opened call."""
-
-    stream: int
-
-
-class Cancelled(NamedTuple):
-    """A call that had begun is over: the client gave it up, or broke a rule and was answered; answers go nowhere."""
-
-    stream: int
-    status: str = "CANCELLED"
-
-
-class Refused(NamedTuple):
-    """A call that the session has answered itself."""
-
-    headers: Headers
-    path: str
-    status: str
-
-
-Arrival = Whole | Opened | Message | HalfClosed | Cancelled | Refused
-
-
-class _Stream:
-    """What is known of one open stream."""
-
-    __slots__ = ("answered", "assembler", "begun", "ended", "headers", "message", "path", "timeout", "unary")
-
-    def __init__(self, headers: Headers, path: str, timeout: float | None, unary: bool) -> None:
-        self.headers, self.path, self.timeout, self.unary = headers, path, timeout, unary
-        self.assembler: Assembler | None = None
-        self.message: bytes | None = None
-        # The client has sent everything; the call was handed over; response headers have gone out.
-        self.ended = False
-        self.begun = False
-        self.answered = False
+# Messages up to this size are copied behind their prefix; it is cheaper than two calls.
+JOINED: Final = 16 << 10
+# The PING that follows the notice of a shutdown: its echo tells that the client knows.
+NOTICE: Final = b"farewell"
+# Where a client goes on sending after its call was answered, that much is thrown away before the stream is reset.
+# Not at once: within a DATA frame, a reset would lose that frame's share of the connection's window.
+IGNORED: Final = 4 << 20
 
 
 class Session:
     """The server's end of one connection; belongs to one thread."""
 
-    def __init__(self, unary: Collection[str], limits: Limits) -> None:
-        """Takes the paths ("/package.Service/Method") of methods that take exactly one message."""
+    def __init__(self, unary: Container[bytes], limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes the paths (b"/package.Service/Method") of methods that take exactly one message."""
         self._unary = unary
         self._limits = limits
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Incoming] = {}
+        # Bytes still to be thrown away, by stream that was answered before its end.
+        self._ignored: dict[int, int] = {}
+        # Bytes of requests in memory that are not complete, or not consumed; and that are complete but not answered.
         self._held = 0
-        self._pings = 0
-        configuration = ngh2.Configuration(auto_window_update=False, max_inbound_header_list_size=limits.header_bytes)
-        self._http2 = ngh2.Connection(ngh2.Role.SERVER, configuration)
+        self._handed = 0
+        self._strikes = PingStrikes(limits.pings, limits.ping_seconds, clock)
+        self._http2 = ngh2.Connection(ngh2.Role.SERVER, _configuration(limits))
         self._http2.initiate_connection(
             {
                 ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.streams,
@@ -132,54 +76,82 @@ class Session:
         self._http2.set_local_window_size(CONNECTION_WINDOW)
         # Whether the connection must be closed once its bytes are out.
         self.broken = False
+        # Calls that ever began here.
+        self.begun = 0
 
     @property
     def calls(self) -> int:
         """Calls that have no final answer yet."""
         return len(self._streams)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that wait for the client's windows, or for `bytes_to_send`."""
+        return self._http2.queued_body_size()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many bytes of requests wait for their answers that no more should be read for now."""
+        return self._handed > self._limits.waiting_bytes
+
+    def alive(self, stream: int) -> bool:
+        """Returns whether a call still waits for its answer."""
+        return stream in self._streams
+
     def receive(self, data: bytes) -> list[Arrival]:
         """Takes bytes from the client; returns what arrived with them, in order. Never raises."""
         arrivals: list[Arrival] = []
         try:
             self._http2.receive_data(data)
+            self.broken = self.broken or not self._http2.want_read
         except ngh2.NGH2Error:
             self.broken = True
-        if not self._http2.want_read:
-            self.broken = True
         for event in self._http2.events():
-            if isinstance(event, ngh2.DataReceived):
-                self._data(event, arrivals)
-            elif isinstance(event, ngh2.RequestReceived):
-                self._request(event, arrivals)
-            elif isinstance(event, (ngh2.StreamReset, ngh2.StreamClosed)):
-                self._closed(event.stream_id, arrivals)
-            elif isinstance(event, ngh2.TrailersReceived):
-                self._end(event.stream_id, arrivals)
-            elif isinstance(event, ngh2.PingReceived):
-                self._ping()
-            elif isinstance(event, ngh2.ConnectionClosed):
-                self.broken = True
+            kind = type(event)
+            if kind is ngh2.DataReceived:
+                self._data(event, arrivals)  # type: ignore[arg-type]
+            elif kind is ngh2.RequestReceived:
+                self._request(event, arrivals)  # type: ignore[arg-type]
+            elif kind is ngh2.StreamClosed:
+                # Of a call that was answered, there is nothing left.
+                if event.stream_id in self._streams or self._ignored:  # type: ignore[attr-defined]
+                    self._closed(event.stream_id, arrivals)  # type: ignore[attr-defined]
+            else:
+                self._rare(event, arrivals)
         return arrivals
 
     def gone(self) -> list[Arrival]:
         """Takes that the client has vanished; returns its calls as cancelled."""
         streams, self._streams = self._streams, {}
+        self._held = self._handed = 0
         self.broken = True
         return [_over(number, stream, "CANCELLED") for number, stream in streams.items()]
 
-    def consumed(self, stream: int, size: int) -> None:
-        """Lets the client send as many bytes more on an opened call."""
-        self._acknowledge(stream, size)
+    def consumed(self, stream: int, message: bytes) -> None:
+        """Takes that a message of an opened call is consumed; only now may the client send as much again."""
+        found = self._streams.get(stream)
+        if found is None:
+            return
+        found.unread -= 1
+        found.unread_bytes -= len(message)
+        self._hold(found)
+        self._credit(stream, found, found.due if found.unread == 0 else len(message))
 
     def answer(self, stream: int, message: bytes, initial: Pairs = (), trailing: Pairs = ()) -> None:
-        """Ends a call with one message and OK."""
-        if self._streams.pop(stream, None) is None:
+        """Ends a unary call with one message and OK."""
+        found = self._streams.pop(stream, None)
+        if found is None:
             return
+        self._handed -= found.held
+        http2 = self._http2
         try:
-            self._http2.send_response(stream, OPENING + outgoing(initial) if initial else OPENING)
-            self._http2.send_data(stream, frame(message))
-            self._http2.send_trailers(stream, SUCCESS + outgoing(trailing) if trailing else SUCCESS)
+            http2.send_response(stream, OPENING + outgoing(initial) if initial else OPENING)
+            if len(message) <= JOINED:
+                http2.send_data(stream, prefix(message) + message)
+            else:
+                http2.send_data(stream, prefix(message))
+                http2.send_data(stream, message)
+            http2.send_trailers(stream, SUCCESS + outgoing(trailing) if trailing else SUCCESS)
         except ngh2.NGH2Error:
             # The stream went away between its last frame and now.
             return
@@ -189,20 +161,25 @@ class Session:
         found = self._streams.get(stream)
         if found is None:
             return
+        self._strikes.clear()
         try:
             if not found.answered:
                 self._http2.send_response(stream, OPENING + outgoing(initial))
                 found.answered = True
-            self._http2.send_data(stream, frame(message))
+            self._http2.send_data(stream, prefix(message))
+            self._http2.send_data(stream, message)
         except ngh2.NGH2Error:
-            self._streams.pop(stream, None)
+            # As above; that it is closed comes as an arrival.
+            return
 
     def finish(self, stream: int, status: str, text: str = "", initial: Pairs = (), trailing: Pairs = ()) -> None:
         """Ends a call with a status; without a message before it, headers and trailers are one."""
         found = self._streams.pop(stream, None)
         if found is None:
             return
-        self._held -= found.assembler.held if found.assembler is not None else 0
+        self._let_go(stream, found)
+        if not found.ended:
+            self._ignored[stream] = IGNORED
         fields = [(b"grpc-status", STATUS[status])]
         if text:
             fields.append((b"grpc-message", percent_encoded(text)))
@@ -210,34 +187,41 @@ class Session:
         try:
             if found.answered:
                 self._http2.send_trailers(stream, fields)
+            elif initial:
+                # Initial metadata of its own is seen as such only if it does not travel with the trailers.
+                self._http2.send_response(stream, OPENING + outgoing(initial))
+                self._http2.send_trailers(stream, fields)
             else:
-                self._http2.send_response(stream, OPENING + outgoing(initial) + fields, end_stream=True)
+                self._http2.send_response(stream, OPENING + fields, end_stream=True)
         except ngh2.NGH2Error:
             return
 
     def queued(self, stream: int) -> int:
         """Returns the bytes of a stream that wait for the client's window."""
-        try:
-            return self._http2.queued_body_size(stream)
-        except ngh2.NGH2Error:
-            return 0
+        return self._http2.queued_body_size(stream)
 
     def announce_shutdown(self) -> None:
-        """Tells the client that the connection will end, while calls on their way are still taken."""
+        """Tells the client that the connection will end; calls are taken until it has heard of that."""
         self._quietly(self._http2.send_shutdown_notice)
-        self._quietly(self._http2.ping)
+        self._quietly(lambda: self._http2.ping(NOTICE))
 
     def shut_down(self) -> None:
         """Tells the client which calls were taken; later ones are not."""
         self._quietly(self._http2.send_goaway)
 
     def bytes_to_send(self, most: int) -> bytes:
-        """Returns up to about `most` bytes for the client."""
+        """Returns bytes for the client; once more than `most` wait, about as many."""
+        http2 = self._http2
         try:
-            return self._http2.data_to_send(most)
+            # Without a limit ngh2 saves a copy.
+            data = http2.data_to_send(None if http2.queued_body_size() <= most else most)
+            if not data and not http2.want_read:
+                # After the last answer on a connection that was shut down.
+                self.broken = True
         except ngh2.NGH2Error:
             self.broken = True
             return b""
+        return data
 
     def _quietly(self, action: Callable[[], None]) -> None:
         try:
@@ -248,126 +232,148 @@ class Session:
     def _request(self, event: ngh2.RequestReceived, arrivals: list[Arrival]) -> None:
         number, headers = event.stream_id, event.headers
         fields = dict(headers)
-        path = fields.get(b":path", b"").decode("ascii", "backslashreplace")
-        if not fields.get(b"content-type", b"").startswith(CONTENT_TYPE) or fields.get(b":method") != b"POST":
-            self._no_grpc(number, fields)
+        kind = fields.get(b"content-type", b"")
+        if (kind != CONTENT_TYPE and not kind.startswith(CONTENT_TYPES)) or fields[b":method"] != b"POST":
+            self._no_grpc(number, fields, event.end_stream)
             return
-        self._pings = 0
+        self.begun += 1
+        path = fields.get(b":path", b"")
         raw = fields.get(b"grpc-timeout")
-        timeout = timeout_seconds(raw) if raw is not None else None
-        stream = _Stream(headers, path, timeout, path in self._unary)
-        self._streams[number] = stream
-        encoding = fields.get(b"grpc-encoding", b"")
-        if raw is not None and timeout is None:
-            self._refuse(number, InvalidRequest("grpc-timeout: expected 1 to 8 digits and a unit"), arrivals)
-        elif encoding and encoding not in ENCODINGS:
-            self._refuse(number, unknown_encoding(encoding), arrivals)
-        else:
-            if encoding:
-                stream.assembler = Assembler(encoding, self._limits.message_bytes)
-            if not stream.unary:
-                stream.begun = True
-                arrivals.append(Opened(number, headers, path, timeout))
-            if event.end_stream:
-                self._end(number, arrivals)
+        timeout = None if raw is None else seconds(raw)
+        stream = self._streams[number] = Incoming(headers, path, timeout, path in self._unary)
+        encoding = fields.get(b"grpc-encoding")
+        if (raw is not None and timeout is None) or (encoding is not None and encoding not in ENCODINGS):
+            stream.ended = event.end_stream
+            self._refuse(number, stream, _unacceptable(encoding), arrivals)
+            return
+        if encoding is not None:
+            stream.assembler = Assembler(encoding, self._limits.message_bytes)
+        if not stream.unary:
+            stream.begun = True
+            arrivals.append(Opened(number, headers, path, timeout))
+        if event.end_stream:
+            self._end(number, arrivals)
 
     def _data(self, event: ngh2.DataReceived, arrivals: list[Arrival]) -> None:
         number, data = event.stream_id, event.data
         stream = self._streams.get(number)
         if stream is None:
-            # Answered before all of it came; the bytes still count against the connection's window.
-            self._acknowledge(number, len(data))
+            self._throw_away(number, len(data))
             return
         if stream.unary:
             self._acknowledge(number, len(data))
-            if event.end_stream and stream.assembler is None and self._one_frame(stream, data):
-                stream.message = data[PREFIX:]
-                stream.ended = stream.begun = True
-                arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, stream.message))
-                return
+            if event.end_stream:
+                message = stream.only_message(data, self._limits.message_bytes)
+                if message is not None:
+                    stream.ended = stream.begun = True
+                    arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, message))
+                    return
+        else:
+            stream.due += len(data)
         if data:
             try:
                 self._feed(number, stream, data, arrivals)
             except GnomonError as error:
-                self._refuse(number, error, arrivals)
+                stream.ended = event.end_stream
+                self._refuse(number, stream, error, arrivals)
                 return
         if event.end_stream:
             self._end(number, arrivals)
 
-    def _one_frame(self, stream: _Stream, data: bytes) -> bool:
-        """Whether the data is exactly one uncompressed message, the whole of a small request."""
-        size = len(data) - PREFIX
-        return (
-            stream.message is None
-            and 0 <= size <= self._limits.message_bytes
-            and data[0] == 0
-            and int.from_bytes(data[1:PREFIX], "big") == size
-        )
-
-    def _feed(self, number: int, stream: _Stream, data: bytes, arrivals: list[Arrival]) -> None:
-        if stream.assembler is None:
-            stream.assembler = Assembler(b"", self._limits.message_bytes)
-        assembler = stream.assembler
-        self._held -= assembler.held
-        messages = assembler.feed(data)
-        self._held += assembler.held
-        if self._held > MOST_HELD * self._limits.message_bytes:
-            most = MOST_HELD * self._limits.message_bytes
-            raise Exhausted(f"connection: expected at most {most} bytes of incomplete requests, received more")
-        if not stream.unary:
-            # What is not part of a complete message yet was consumed into the buffer.
-            due = len(data)
-            arrivals.extend(Message(number, message, 0) for message in messages[:-1])
-            if messages:
-                arrivals.append(Message(number, messages[-1], due))
-            else:
-                self._acknowledge(number, due)
-            return
-        for message in messages:
-            if stream.message is not None:
-                raise Internal("expected one message on a unary call, received more")
-            stream.message = message
+    def _feed(self, number: int, stream: Incoming, data: bytes, arrivals: list[Arrival]) -> None:
+        for message in stream.feed(data, self._limits.message_bytes):
+            stream.unread += 1
+            stream.unread_bytes += len(message)
+            arrivals.append(Message(number, message))
+        self._hold(stream)
+        most = self._limits.waiting_bytes
+        if self._held > most:
+            raise Exhausted(f"connection: expected at most {most} bytes of requests that wait, received more")
+        if stream.unread == 0:
+            # Of a message that is not complete, the rest must be able to come.
+            self._credit(number, stream, stream.due)
 
     def _end(self, number: int, arrivals: list[Arrival]) -> None:
         stream = self._streams.get(number)
         if stream is None or stream.ended:
             return
         stream.ended = True
-        if stream.assembler is not None and stream.assembler.held:
-            self._refuse(number, Internal("message: expected more bytes, received the end of the call"), arrivals)
+        if stream.cut_off:
+            error = Internal("message: expected more bytes, received the end of the call")
+            self._refuse(number, stream, error, arrivals)
         elif not stream.unary:
             arrivals.append(HalfClosed(number))
         elif stream.message is None:
-            self._refuse(number, NotOffered("expected one message on a unary call, received none"), arrivals)
+            self._refuse(number, stream, NotOffered("expected one message on a unary call, received none"), arrivals)
         else:
             stream.begun = True
-            arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, stream.message))
+            message, stream.message = stream.message, None
+            self._held -= stream.held
+            stream.held = len(message)
+            self._handed += stream.held
+            arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, message))
 
-    def _refuse(self, number: int, error: GnomonError, arrivals: list[Arrival]) -> None:
-        stream = self._streams[number]
+    def _refuse(self, number: int, stream: Incoming, error: GnomonError, arrivals: list[Arrival]) -> None:
         self.finish(number, error.status, str(error))
         arrivals.append(_over(number, stream, error.status))
 
     def _closed(self, number: int, arrivals: list[Arrival]) -> None:
+        self._ignored.pop(number, None)
         stream = self._streams.pop(number, None)
-        if stream is None:
-            return
-        self._held -= stream.assembler.held if stream.assembler is not None else 0
-        arrivals.append(_over(number, stream, "CANCELLED"))
+        if stream is not None:
+            self._let_go(number, stream)
+            arrivals.append(_over(number, stream, "CANCELLED"))
 
-    def _no_grpc(self, number: int, fields: dict[bytes, bytes]) -> None:
+    def _no_grpc(self, number: int, fields: dict[bytes, bytes], ended: bool) -> None:
         """Answers what is not gRPC with HTTP's own statuses, as the specification asks for."""
-        status = b"405" if fields.get(b":method") != b"POST" else b"415"
-        try:
-            self._http2.send_response(number, [(b":status", status)], end_stream=True)
-        except ngh2.NGH2Error:
-            return
+        status = b"405" if fields[b":method"] != b"POST" else b"415"
+        if not ended:
+            self._ignored[number] = IGNORED
+        self._quietly(lambda: self._http2.send_response(number, [(b":status", status)], end_stream=True))
 
-    def _ping(self) -> None:
-        self._pings += 1
-        if self._pings > self._limits.pings:
-            self._http2.terminate_connection(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
+    def _rare(self, event: ngh2.Event, arrivals: list[Arrival]) -> None:
+        if isinstance(event, ngh2.StreamReset):
+            self._closed(event.stream_id, arrivals)
+        elif isinstance(event, ngh2.TrailersReceived):
+            self._end(event.stream_id, arrivals)
+        elif isinstance(event, ngh2.PingReceived):
+            if self._strikes.out(self.begun):
+                # The reason that grpc's clients understand: they send PINGs more rarely from now on.
+                code = ngh2.ErrorCode.ENHANCE_YOUR_CALM
+                self._quietly(lambda: self._http2.send_goaway(code, debug_data=b"too_many_pings"))
+                self.broken = True
+        elif isinstance(event, ngh2.PingAcknowledged):
+            if event.opaque_data == NOTICE:
+                self.shut_down()
+        elif isinstance(event, ngh2.ConnectionClosed):
             self.broken = True
+
+    def _hold(self, stream: Incoming) -> None:
+        held = stream.in_memory
+        self._held += held - stream.held
+        stream.held = held
+
+    def _let_go(self, number: int, stream: Incoming) -> None:
+        """Forgets what was held for a call that is over; all of its bytes count as consumed."""
+        if stream.unary and stream.begun:
+            self._handed -= stream.held
+        else:
+            self._held -= stream.held
+        self._credit(number, stream, stream.due)
+
+    def _credit(self, number: int, stream: Incoming, size: int) -> None:
+        size = min(size, stream.due)
+        stream.due -= size
+        self._acknowledge(number, size)
+
+    def _throw_away(self, number: int, size: int) -> None:
+        self._acknowledge(number, size)
+        left = self._ignored.get(number)
+        if left is not None:
+            self._ignored[number] = left - size
+            if left <= size:
+                del self._ignored[number]
+                self._quietly(lambda: self._http2.reset_stream(number, ngh2.ErrorCode.NO_ERROR))
 
     def _acknowledge(self, number: int, size: int) -> None:
         if size:
@@ -377,6 +383,20 @@ class Session:
                 return
 
 
-def _over(number: int, stream: _Stream, status: str) -> Arrival:
+def _configuration(limits: Limits) -> ngh2.Configuration:
+    return ngh2.Configuration(
+        auto_window_update=False,
+        max_inbound_header_list_size=4 * limits.header_bytes,
+        stream_reset_rate_limit=(limits.resets, limits.resets_per_second),
+    )
+
+
+def _unacceptable(encoding: bytes | None) -> GnomonError:
+    if encoding is not None and encoding not in ENCODINGS:
+        return unknown_encoding(encoding)
+    return InvalidRequest("grpc-timeout: expected 1 to 8 digits and a unit")
+
+
+def _over(number: int, stream: Incoming, status: str) -> Arrival:
     """Returns what the end of a call means to whoever has, or has not, heard of it."""
     return Cancelled(number, status) if stream.begun else Refused(stream.headers, stream.path, status)
