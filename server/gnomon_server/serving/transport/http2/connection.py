@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECEIVE: Final = 256 << 10
 # Bytes that are taken from the session at once, and that a stream may have waiting before its handler pauses.
 SEND: Final = 1 << 20
 # Answers up to this size cannot amount to much, as the number of calls at a time is limited.
@@ -166,10 +165,12 @@ class Connection:
         self._transport.observer(call, status)
 
     def _write(self) -> None:
-        while True:
+        more = True
+        while more or self._unsent:
             if not self._unsent:
-                self._unsent = memoryview(self._next())
-                if not self._unsent:
+                data = self._next()
+                self._unsent, more = memoryview(data), len(data) >= SEND
+                if not data:
                     return
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
@@ -180,21 +181,22 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(RECEIVE)
+            size = self._socket.recv_into(self._transport.buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self.close()
         elif not self._lingering:
             self._transport.touch(self)
+            data = self._transport.buffer[:size]
             if self._secure is None:
                 self._receive(data)
             else:
                 self._unseal(self._secure, data)
 
-    def _unseal(self, secure: Secure, data: bytes) -> None:
+    def _unseal(self, secure: Secure, data: memoryview) -> None:
         try:
             plain, ended = secure.received(data)
         except ssl.SSLError as error:
@@ -207,10 +209,12 @@ class Connection:
         if ended:
             self.close()
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes | memoryview) -> None:
         for arrival in self.session.receive(data):
             if self._stuck:
                 self._backlog.append(arrival)
+            elif type(arrival) is Whole:
+                self._call(arrival)
             else:
                 self._take(arrival)
         if self.session.full and not self._paused:
@@ -223,8 +227,9 @@ class Connection:
             self._transport.touch(self)
         while self._backlog and not self._stuck:
             arrival = self._backlog.popleft()
-            # What was cancelled meanwhile need not begin.
-            if not isinstance(arrival, Whole | Opened) or self.session.alive(arrival.stream):
+            if isinstance(arrival, Whole | Opened) and not self.session.alive(arrival.stream):
+                self._never_begun(arrival)
+            else:
                 self._take(arrival)
 
     def _writable(self) -> None:
@@ -253,18 +258,28 @@ class Connection:
 
     def _abandon(self) -> None:
         self._room.set()
-        self._backlog.clear()
         for arrival in self.session.gone():
             self._take(arrival)
+        for arrival in self._backlog:
+            if isinstance(arrival, Whole | Opened):
+                self._never_begun(arrival)
+        self._backlog.clear()
+
+    def _never_begun(self, arrival: Whole | Opened) -> None:
+        """Takes that a call was cancelled before its handler heard of it."""
+        self._observe(Refused(arrival.headers, arrival.path, "CANCELLED"))
+
+    def _observe(self, refused: Refused) -> None:
+        name, _ = self._transport.handlers.get(refused.path, (OTHER, None))
+        self._transport.observer(Http2Call(self, 0, refused.headers, name, None, b""), refused.status)
 
     def _take(self, arrival: Arrival) -> None:
-        kind = type(arrival)
-        if kind is Whole:
-            self._call(arrival)  # type: ignore[arg-type]
-        elif kind is Message:
-            inbox = self._inboxes.get(arrival.stream)  # type: ignore[union-attr]
+        if isinstance(arrival, Whole):
+            self._call(arrival)
+        elif isinstance(arrival, Message):
+            inbox = self._inboxes.get(arrival.stream)
             if inbox is not None:
-                inbox.put(arrival.message)  # type: ignore[union-attr]
+                inbox.put(arrival.message)
         elif isinstance(arrival, Opened):
             self._open(arrival)
         elif isinstance(arrival, HalfClosed):
@@ -274,8 +289,7 @@ class Connection:
         elif isinstance(arrival, Cancelled):
             self._cancel(arrival)
         elif isinstance(arrival, Refused):
-            name, _ = self._transport.handlers.get(arrival.path, (OTHER, None))
-            self._transport.observer(Http2Call(self, 0, arrival.headers, name, None, b""), arrival.status)
+            self._observe(arrival)
 
     def _call(self, whole: Whole) -> None:
         stream, headers, path, timeout, message = whole

@@ -22,6 +22,14 @@ def prefix(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big")
 
 
+def only_message(data: bytes, limit: int) -> bytes | None:
+    """Returns the message if the data is exactly one, uncompressed and not too large."""
+    size = len(data) - PREFIX
+    if 0 <= size <= limit and data[0] == 0 and int.from_bytes(data[1:PREFIX], "big") == size:
+        return data[PREFIX:]
+    return None
+
+
 class Assembler:
     """Puts the messages of one stream together; holds at most one incomplete message."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from gnomon_server.errors import NotOffered
 from gnomon_server.serving.transport.http2.arrivals import Headers
-from gnomon_server.serving.transport.http2.framing import PREFIX, Assembler
+from gnomon_server.serving.transport.http2.framing import Assembler
 
 
 class Incoming:
@@ -42,18 +44,12 @@ class Incoming:
         self.unread = 0
         self.unread_bytes = 0
 
-    def only_message(self, data: bytes, limit: int) -> bytes | None:
-        """Returns the message if the data is exactly one, uncompressed, and the first: most small requests are."""
-        size = len(data) - PREFIX
-        if (
-            0 <= size <= limit
-            and data[0] == 0
-            and int.from_bytes(data[1:PREFIX], "big") == size
-            and self.assembler is None
-            and self.message is None
-        ):
-            return data[PREFIX:]
-        return None
+    @classmethod
+    def complete(cls) -> Self:
+        """Returns the state of a unary call that was handed over with all that belongs to it."""
+        made = cls((), b"", None, True)
+        made.ended = made.begun = True
+        return made
 
     def feed(self, data: bytes, limit: int) -> list[bytes]:
         """Returns the messages that became complete; none on a unary call, which keeps its own.

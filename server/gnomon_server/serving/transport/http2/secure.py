@@ -19,7 +19,7 @@ class Secure:
         # Whether the handshake is done.
         self.ready = False
 
-    def received(self, data: bytes) -> tuple[bytes, bool]:
+    def received(self, data: bytes | memoryview) -> tuple[bytes, bool]:
         """Takes records; returns what was in them, and whether the peer has ended.
 
         Raises ssl.SSLError if the peer cannot be talked to; `sealed` then has the alert.

@@ -21,6 +21,8 @@ from gnomon_server.serving.transport.tls import Reloaded, Tls, context
 
 log = logging.getLogger(__name__)
 
+# Bytes that are read at once.
+RECEIVE: Final = 256 << 10
 # Connections that are taken before anything else gets its turn.
 ACCEPT: Final = 64
 # Seconds until the next attempt, once no connection can be taken for want of file descriptors.
@@ -50,6 +52,8 @@ class Http2Transport:
         self.observer = observer
         self.limits = replace(limits or Limits(), message_bytes=max_message_bytes)
         self.deadlines: Deadlines[Http2Call] = Deadlines(Http2Call.expire)
+        # What every connection reads into; a new one for each would cost more than the reading.
+        self.buffer = memoryview(bytearray(RECEIVE))
         self._after_pass = after_pass
         self._address = address
         self._tls = None if tls is None else Reloaded(tls, context)
