@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 # Seconds; a deadline is noticed at most this late. The client's own clock ends its wait in time.
 TICK: Final = 0.01
 # Deadlines further away share coarser ticks, at most 2 % late: ticks until then, and as how many they count.
-COARSE: Final = ((1 << 10, 1 << 4), (1 << 14, 1 << 8), (1 << 18, 1 << 12))
+COARSE: Final = ((1 << 18, 1 << 12), (1 << 14, 1 << 8), (1 << 10, 1 << 4))
+FAR: Final = COARSE[-1][0] * TICK
 
 Item = TypeVar("Item")
 
@@ -20,6 +22,7 @@ class Deadlines(Generic[Item]):
 
     def __init__(self, due: Callable[[Item], None]) -> None:
         self._due = due
+        # Its clock is time.monotonic.
         self._loop = asyncio.get_running_loop()
         # None where all of a tick's items were removed: a set keeps the memory that it once needed.
         self._ticks: dict[int, set[Item] | None] = {}
@@ -28,7 +31,9 @@ class Deadlines(Generic[Item]):
 
     def add(self, item: Item, seconds: float) -> int:
         """Adds an item that is due in so many seconds; returns the tick that `remove` needs."""
-        tick = self._tick(seconds)
+        tick = int((time.monotonic() + seconds) / TICK) + 1
+        if seconds >= FAR:
+            tick = _coarse(tick, seconds)
         items = self._ticks.get(tick)
         if items is not None:
             items.add(item)
@@ -55,15 +60,6 @@ class Deadlines(Generic[Item]):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _tick(self, seconds: float) -> int:
-        tick = int((self._loop.time() + seconds) / TICK) + 1
-        away = seconds / TICK
-        if away >= COARSE[0][0]:
-            for distance, width in reversed(COARSE):
-                if away >= distance:
-                    return -(-tick // width) * width
-        return tick
-
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -78,3 +74,8 @@ class Deadlines(Generic[Item]):
                 self._due(item)
         if self._order:
             self._arm()
+
+
+def _coarse(tick: int, seconds: float) -> int:
+    width = next(width for distance, width in COARSE if seconds >= distance * TICK)
+    return -(-tick // width) * width

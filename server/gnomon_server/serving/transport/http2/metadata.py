@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from gnomon_server.serving.transport import Pairs
@@ -34,6 +35,7 @@ _KEY: Final = re.compile(rb"[0-9a-z_.\-]+")
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {0x25}
 
 
+@lru_cache(4096)
 def timeout_seconds(value: bytes) -> float | None:
     """Returns a grpc-timeout in seconds, or None if it is malformed."""
     match = _TIMEOUT.fullmatch(value)

@@ -49,8 +49,6 @@ NOTICE: Final = b"farewell"
 # Where a client goes on sending after its call was answered, that much is thrown away before the stream is reset.
 # Not at once: within a DATA frame, a reset would lose that frame's share of the connection's window.
 IGNORED: Final = 4 << 20
-# The state of every unary call whose request came at once: there is nothing in it that changes.
-AT_ONCE: Final = Incoming.complete()
 
 
 class Session:
@@ -108,28 +106,18 @@ class Session:
             self.broken = self.broken or not self._http2.want_read
         except ngh2.NGH2Error:
             self.broken = True
-        # The last request, until it is known whether all of it is there already: that of most is.
-        request: ngh2.RequestReceived | None = None
         for event in self._http2.events():
             kind = type(event)
-            if request is not None:
-                if kind is ngh2.DataReceived and self._at_once(request, event, arrivals):  # type: ignore[arg-type]
-                    request = None
-                    continue
-                self._request(request, arrivals)
-                request = None
-            if kind is ngh2.RequestReceived:
-                request = event  # type: ignore[assignment]
-            elif kind is ngh2.DataReceived:
+            if kind is ngh2.DataReceived:
                 self._data(event, arrivals)  # type: ignore[arg-type]
+            elif kind is ngh2.RequestReceived:
+                self._request(event, arrivals)  # type: ignore[arg-type]
             elif kind is ngh2.StreamClosed:
                 # Of a call that was answered, there is nothing left.
                 if event.stream_id in self._streams or self._ignored:  # type: ignore[attr-defined]
                     self._closed(event.stream_id, arrivals)  # type: ignore[attr-defined]
             else:
                 self._rare(event, arrivals)
-        if request is not None:
-            self._request(request, arrivals)
         return arrivals
 
     def gone(self) -> list[Arrival]:
@@ -241,30 +229,6 @@ class Session:
         except ngh2.NGH2Error:
             self.broken = True
 
-    def _at_once(self, request: ngh2.RequestReceived, event: ngh2.DataReceived, arrivals: list[Arrival]) -> bool:
-        """Takes a unary request that came as two frames and has nothing unusual; returns False for any other."""
-        number, data, headers = event.stream_id, event.data, request.headers
-        if not event.end_stream or number != request.stream_id:
-            return False
-        fields = dict(headers)
-        path, message = fields.get(b":path", b""), only_message(data, self._limits.message_bytes)
-        if (
-            message is None
-            or path not in self._unary
-            or fields.get(b"content-type") != CONTENT_TYPE
-            or fields[b":method"] != b"POST"
-            or b"grpc-encoding" in fields
-        ):
-            return False
-        raw, timeout = fields.get(b"grpc-timeout"), None
-        if raw is not None and (timeout := seconds(raw)) is None:
-            return False
-        self._http2.acknowledge_received_data(len(data), number)
-        self.begun += 1
-        self._streams[number] = AT_ONCE
-        arrivals.append(Whole(number, headers, path, timeout, message))
-        return True
-
     def _request(self, event: ngh2.RequestReceived, arrivals: list[Arrival]) -> None:
         number, headers = event.stream_id, event.headers
         fields = dict(headers)
@@ -298,6 +262,13 @@ class Session:
             return
         if stream.unary:
             self._acknowledge(number, len(data))
+            if event.end_stream and stream.assembler is None:
+                # All of it in one frame, as most small requests come.
+                message = only_message(data, self._limits.message_bytes)
+                if message is not None:
+                    stream.ended = stream.begun = True
+                    arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, message))
+                    return
         else:
             stream.due += len(data)
         if data:
