@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from gnomon_server.errors import InvalidRequest
 
 Kind = TypeVar("Kind")
+# A TOML key that needs no quotes.
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 # Settings that are tables of their own, and have no environment variable.
 TABLES = ("policy", "models", "mirror", "tls")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
@@ -31,6 +36,38 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Share = 0.95
     # Compared requests before any verdict.
     min_requests: Count = 1000
+
+
+class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How onnxruntime runs a model."""
+
+    # Threads inside one run. Small models lose by more than one: handing work over costs more than the work.
+    threads: Count = 1
+    # Whether idle threads go on looking for work for a while: faster by a little, at the price of a whole core each.
+    spinning: bool = False
+    # Whether memory of past runs is kept for the next ones.
+    arena: bool = True
+    optimization: Literal["none", "basic", "extended", "all"] = "all"
+    # In the order of preference, by onnxruntime's names, with options for each.
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    provider_options: dict[str, dict[str, str]] = {}
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one model."""
+
+    # What it leaves out comes from the policy of all models.
+    policy: dict[str, float | int] = {}
+    # Most rows of requests that are joined into one run.
+    max_batch: Count = 64
+    # Seconds that a request may wait for others to be joined with. Without it only what waits anyway is joined.
+    max_queue_delay: NotNegative = 0.0
+    # Most requests that wait for one version in one frontend.
+    max_queue: Count = 1024
+    session: SessionSettings = SessionSettings()
+
+
+MODEL_DEFAULTS: Final = ModelSettings()
 
 
 class MirrorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,14 +110,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace: Positive = 10.0
     max_message_bytes: Bytes = 64 << 20
     policy: Policy = Policy()
-    # Policies of single models; what they leave out comes from `policy`.
-    models: dict[str, dict[str, float | int]] = {}
+    # By model; what a model leaves out comes from "*", if that is there.
+    models: dict[str, dict[str, Any]] = {}
     mirror: MirrorSettings = MirrorSettings()
     tls: TlsSettings = TlsSettings()
 
-    def policy_of(self, model: str) -> Policy:
+    def model(self, name: str) -> ModelSettings:
+        """Returns the settings of one model."""
+        return _model(self, name, "settings")
+
+    def policy_of(self, name: str) -> Policy:
         """Returns the policy of one model."""
-        return _policy(self, model, "settings")
+        return _policy(self, name, "settings")
 
 
 def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -100,27 +141,44 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
     settings = _convert(merged, Settings, where)
     if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
         raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
-    for model in settings.models:
-        _policy(settings, model, where)
+    for name in settings.models:
+        _policy(settings, name, where)
     return settings
 
 
 def to_toml(settings: Settings) -> str:
     """Returns the settings as the text of a TOML file that gives the same settings."""
-    tables = {"": msgspec.to_builtins(settings)}
-    for name in ("policy", "mirror", "tls"):
-        tables[name] = tables[""].pop(name)
-    tables |= {f"models.{_quoted(name)}": table for name, table in tables[""].pop("models").items()}
-    parts = []
-    for name, table in tables.items():
-        lines = [f"{key} = {_quoted(value) if isinstance(value, str) else value}" for key, value in table.items()]
-        parts.append("\n".join([f"[{name}]", *lines] if name else lines))
-    return "\n\n".join(parts)
+    return "\n\n".join(_tables("", msgspec.to_builtins(settings)))
 
 
-def _policy(settings: Settings, model: str, where: str) -> Policy:
-    values = {**msgspec.structs.asdict(settings.policy), **settings.models.get(model, {})}
-    return _convert(values, Policy, f"{where}: models.{model}")
+def _tables(name: str, table: Mapping[str, Any]) -> list[str]:
+    """Returns a TOML table and those in it, the plain values first."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    tables = ["\n".join([f"[{name}]", *lines] if name else lines)] if lines else []
+    for key in (key for key in table if key not in plain):
+        tables += _tables(f"{name}.{_key(key)}" if name else _key(key), table[key])
+    return tables
+
+
+def _key(key: str) -> str:
+    return key if BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def _model(settings: Settings, name: str, where: str) -> ModelSettings:
+    values = _overlaid(settings.models.get("*", {}), settings.models.get(name, {}))
+    return _convert(values, ModelSettings, f"{where}: models.{name}")
+
+
+def _policy(settings: Settings, name: str, where: str) -> Policy:
+    values = {**msgspec.structs.asdict(settings.policy), **_model(settings, name, where).policy}
+    return _convert(values, Policy, f"{where}: models.{name}.policy")
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns two tables as one, and likewise the tables in them; what is above counts."""
+    tables = {key for key in below.keys() & above if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return {**below, **above, **{key: _overlaid(below[key], above[key]) for key in tables}}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -137,7 +195,3 @@ def _convert(values: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{where}: {str(error)[:1].lower()}{str(error)[1:]}") from None
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -214,10 +214,11 @@ def test_a_mistake_on_the_command_line_is_one_line(
         ("workers = 0", ("`int` >= 1", "workers")),
         ("[mirror]\ndeadline = -1", ("> 0", "mirror.deadline")),
         ("[policy]\nmin_agreement = 2", ("< 1", "policy.min_agreement")),
-        ("[models.m]\nmin_agreement = 2", ("models.m", "min_agreement")),
+        ("[models.m.policy]\nmin_agreement = 2", ("models.m", "min_agreement")),
         ("[models.m]\nleast = 2", ("models.m", "least")),
+        ("[models.m.session]\noptimization = 'most'", ("models.m", "session.optimization", "most")),
     ],
-    ids=["no TOML", "misspelt", "out of range", "in mirror", "in policy", "of a model", "misspelt of a model"],
+    ids=["no TOML", "misspelt", "out of range", "in mirror", "in policy", "of a model", "misspelt", "in a session"],
 )
 def test_a_wrong_config_file_is_one_line_that_names_the_setting(
     text: str, parts: tuple[str, ...], tmp_path: Path
@@ -246,7 +247,7 @@ def test_a_state_that_another_server_uses_is_one_line(server: ServerProcess, tmp
 
 def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "first.toml"
-    file.write_text('grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b"]\nmin_agreement = 0.5\n')
+    file.write_text('grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b".policy]\nmin_agreement = 0.5\n')
     monkeypatch.setenv("GNOMON_POLL", "0.5")
     printed = gnomon("serve", 'odd "name\\', "--config", str(file), "--workers", "3", "--print-config")
     assert (printed.returncode, printed.stderr) == (0, "")

@@ -167,7 +167,7 @@ class Fleet:
             if (route.model, version) in self._refs
         }
         for key in wanted - self._workers.keys():
-            worker = Worker(self._refs[key], Path(self._folder.name), self._settings.mirror, self)
+            worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self)
             self._workers[key] = worker
             worker.child.start()
         for key in self._workers.keys() - wanted:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import Settings
 from gnomon_server.control.child import Child
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY
 from gnomon_server.wire.messages import (
@@ -37,7 +37,7 @@ class Owner(Protocol):
 class Worker:
     """Knows the state of its version and where frontends find it; each life is an epoch of its own."""
 
-    def __init__(self, ref: VersionRef, folder: Path, settings: MirrorSettings, owner: Owner) -> None:
+    def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner) -> None:
         self._ref = ref
         self._folder = folder
         self._owner = owner

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from gnomon_protos.tensors import FIXED, Array
+from gnomon_server.config import MODEL_DEFAULTS, ModelSettings, SessionSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models import manifest
 from gnomon_server.models.manifest import Comparison, Manifest
@@ -44,6 +45,13 @@ DATATYPES: Final = {
 }
 # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : ", which tells a reader nothing that the text after it does not.
 ORT_PREFIX: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# By what the settings call it.
+OPTIMIZATION: Final = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 # Difference between two runs of one model that float arithmetic explains: another machine, another batch size.
 RTOL: Final = 1e-3
 ATOL: Final = 1e-5
@@ -66,6 +74,7 @@ class Servable:
         comparisons: tuple[Comparison, ...],
         digest: str,
         coalescable: bool,
+        settings: ModelSettings = MODEL_DEFAULTS,
     ) -> None:
         self.model = ref.model
         self.version = ref.version
@@ -74,6 +83,7 @@ class Servable:
         self.digest = digest
         # Whether its rows are independent, so that requests may be joined into one run.
         self.coalescable = coalescable
+        self.settings = settings
         self._session = session
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -84,7 +94,7 @@ class Servable:
         return _run(self._session, inputs, outputs)
 
 
-def load(ref: VersionRef) -> Servable:
+def load(ref: VersionRef, settings: ModelSettings = MODEL_DEFAULTS) -> Servable:
     """Loads a version and proves it: digest, signature, golden sample.
 
     Raises LoadError with the reason in one line.
@@ -98,11 +108,11 @@ def load(ref: VersionRef) -> Servable:
     if ref.digest and ref.digest != digest:
         known = f"first served with digest {ref.digest}, received {digest}"
         raise LoadError(f"{path.name}: {known}: versions never change, publish a new one")
-    session = _session(path)
+    session = _session(path, settings.session)
     signature = _signature(session, declared)
     _check_golden(session, signature, declared)
     coalescable = signature.batched and _rows_independent(session, signature, declared)
-    return Servable(ref, session, signature, declared.comparisons, digest, coalescable)
+    return Servable(ref, session, signature, declared.comparisons, digest, coalescable, settings)
 
 
 def _run(session: Any, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -123,17 +133,29 @@ def _digest(path: Path) -> str:
         raise LoadError(f"{path.name} cannot be read: {error.strerror}") from None
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, settings: SessionSettings) -> Any:
+    offered = onnxruntime.get_available_providers()
+    for provider in settings.providers:
+        if provider not in offered:
+            raise LoadError(f"provider '{provider}': expected one of {offered} as in this build of onnxruntime")
     options = onnxruntime.SessionOptions()
-    # Small models lose by threads of their own: spinning workers take the core that the next request needs.
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = settings.arena
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATION[settings.optimization])
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     options.log_severity_level = 4
+    providers = [(name, settings.provider_options.get(name, {})) for name in settings.providers]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - any failure of the library means that this file cannot be served
         raise LoadError(f"{path.name} does not load: {_first_line(error).replace(str(path), path.name)}") from None
+    used = session.get_providers()
+    # A provider whose own libraries are missing is left out without an error.
+    missing = [provider for provider in settings.providers if provider not in used]
+    if missing:
+        raise LoadError(f"provider '{missing[0]}' does not start: are its libraries and its device here?")
+    return session
 
 
 def _signature(session: Any, declared: Manifest) -> Signature:

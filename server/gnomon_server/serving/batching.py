@@ -1,6 +1,7 @@
 """Batches: requests that wait for one version, joined into one run where that changes no answer.
 
-Nothing waits for a batch: what has gathered while the loop received, or while the version was busy, runs together.
+Nothing waits for a batch, unless the model's settings allow a delay: what has gathered while the loop received, or
+while the version was busy, runs together.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from gnomon_protos.tensors import Array
-
-# Most rows of requests that are joined; a request with more runs alone.
-MOST_ROWS: Final = 64
 
 
 @dataclass(slots=True)
@@ -39,11 +37,15 @@ class Job:
 class Waiting:
     """The jobs that wait for one version, oldest kind first."""
 
-    __slots__ = ("_kinds", "_most_rows", "size")
+    __slots__ = ("_delay", "_kinds", "_most_rows", "size")
 
-    def __init__(self, most_rows: int) -> None:
-        """Takes the most rows of a batch; 1 for a version whose rows are not independent."""
+    def __init__(self, most_rows: int, delay: float = 0.0) -> None:
+        """Takes the most rows of a batch, and the seconds for which a smaller one may wait to grow.
+
+        A request with more rows runs alone. The most is 1 for a version whose rows are not independent.
+        """
         self._most_rows = most_rows
+        self._delay = delay
         self._kinds: dict[object, deque[Job]] = {}
         self.size = 0
 
@@ -56,11 +58,26 @@ class Waiting:
             kind.append(job)
         self.size += 1
 
-    def take(self) -> list[Job]:
-        """Takes the next batch, jobs of one kind in the order they came; empty if nothing waits."""
-        if not self.size:
-            return []
-        key = next(iter(self._kinds))
+    def patience(self, now: float) -> float:
+        """Returns the seconds after which `take` has a batch, at the time.monotonic() of now: 0 for one that is due."""
+        if not self._delay:
+            return 0.0
+        return max(0.0, min((self._due(kind) for kind in self._kinds.values()), default=now) - now)
+
+    def take(self, now: float = 0.0) -> list[Job]:
+        """Takes the next batch that is due, jobs of one kind in the order they came; empty if there is none."""
+        for key, kind in self._kinds.items():
+            if not self._delay or self._due(kind) <= now:
+                return self._taken(key)
+        return []
+
+    def _due(self, kind: deque[Job]) -> float:
+        """Returns when a kind must run: at once if it is a full batch, or has a job that cannot wait as long."""
+        hasty = any(job.limit is not None and job.limit <= self._delay for job in kind)
+        full = sum(job.rows for job in kind) >= self._most_rows
+        return 0.0 if hasty or full else kind[0].since + self._delay
+
+    def _taken(self, key: object) -> list[Job]:
         kind = self._kinds.pop(key)
         batch = [kind.popleft()]
         rows = batch[0].rows

@@ -16,7 +16,7 @@ from typing import Final
 from gnomon_protos.tensors import Array
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError
 from gnomon_server.models.servable import Servable
-from gnomon_server.serving.batching import MOST_ROWS, Job, Waiting, divisible, joined, split
+from gnomon_server.serving.batching import Job, Waiting, divisible, joined, split
 
 # Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run. A lane
 # leaves the loop above the one and returns to it below the other, so that it does not change with every batch.
@@ -25,7 +25,6 @@ RETURN_SECONDS: Final = 200e-6
 # Runs of one version at the same time on threads.
 PARALLEL: Final = 2
 THREADS: Final = 16
-MAX_WAITING: Final = 1024
 # Weight of the newest run in the moving mean.
 _NEWEST: Final = 0.1
 
@@ -61,8 +60,8 @@ class Execution:
         lane = self._lanes.get(servable)
         if lane is None:
             lane = self._lanes[servable] = _Lane(servable)
-        if lane.waiting.size >= MAX_WAITING:
-            raise Exhausted(f"queue: expected at most {MAX_WAITING} waiting, received one more")
+        if lane.waiting.size >= lane.max_queue:
+            raise Exhausted(f"queue: expected at most {lane.max_queue} waiting, received one more")
         lane.waiting.put(job)
         self._touched[lane] = None
 
@@ -82,7 +81,12 @@ class Execution:
 
     def _pump(self, lane: _Lane) -> None:
         while lane.waiting.size and (lane.inline or lane.running < PARALLEL):
-            batch = self._living(lane.waiting.take())
+            now = time.monotonic()
+            patience = lane.waiting.patience(now)
+            if patience > 0:
+                self._come_back(lane, patience)
+                return
+            batch = self._living(lane.waiting.take(now))
             if not batch:
                 continue
             if lane.inline:
@@ -91,6 +95,14 @@ class Execution:
                 lane.running += 1
                 future = self._loop.run_in_executor(self._threads, lane.run, batch)
                 future.add_done_callback(partial(self._returned, lane))
+
+    def _come_back(self, lane: _Lane, seconds: float) -> None:
+        if lane.timer is None:
+            lane.timer = self._loop.call_later(seconds, self._due, lane)
+
+    def _due(self, lane: _Lane) -> None:
+        lane.timer = None
+        self._pump(lane)
 
     def _returned(self, lane: _Lane, runs: asyncio.Future[list[_Ran]]) -> None:
         lane.running -= 1
@@ -142,9 +154,13 @@ class _Lane:
     """One version: what waits for it, and how long its runs take."""
 
     def __init__(self, servable: Servable) -> None:
+        settings = servable.settings
         self._run = servable.run
-        self.waiting = Waiting(MOST_ROWS if servable.coalescable else 1)
+        self.max_queue = settings.max_queue
+        self.waiting = Waiting(settings.max_batch, settings.max_queue_delay) if servable.coalescable else Waiting(1)
         self.running = 0
+        # Set while a batch may still grow.
+        self.timer: asyncio.TimerHandle | None = None
         # A version runs on a thread until its first run is measured.
         self.inline = False
         self._mean: float | None = None

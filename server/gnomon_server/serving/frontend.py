@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gnomon_server.config import Settings
+from gnomon_server.models import servable
 from gnomon_server.serving import health, reflection, service
 from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.health import Health
@@ -45,7 +46,7 @@ class Frontend:
         self._settings = settings
         self._observation = Observation(sampler)
         self._inferences = Inferences(self._observation, self._feeds_of)
-        self._holdings = Holdings()
+        self._holdings = Holdings(lambda ref: servable.load(ref, settings.model(ref.model)))
         # By epoch: a share that changes is no reason to connect anew.
         self._feeds: dict[str, Feed] = {}
         self._closed_counts: list[FeedCount] = []
@@ -141,7 +142,7 @@ class Frontend:
             self._closed_counts += feed.counts()
 
     def _route(self, model: ModelPlan) -> ModelRoute:
-        loaded = {ref.version: servable for ref in model.versions if (servable := self._holdings.get(ref))}
+        loaded = {ref.version: found for ref in model.versions if (found := self._holdings.get(ref))}
         feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
         return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from gnomon_server.errors import LoadError
-from gnomon_server.models import lifecycle, servable
+from gnomon_server.models import lifecycle
 from gnomon_server.models.servable import Servable
 from gnomon_server.wire.messages import VersionRef, VersionState
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class Holdings:
     """Loads what is wished and lets go of the rest; a version that fails stays failed until it is wished anew."""
 
-    def __init__(self, load: Callable[[VersionRef], Servable] = servable.load) -> None:
+    def __init__(self, load: Callable[[VersionRef], Servable]) -> None:
         self._load = load
         self._states: dict[VersionRef, str] = {}
         self._servables: dict[VersionRef, Servable] = {}

@@ -1,6 +1,6 @@
 """The program of a shadow worker: `python -m gnomon_server.shadow CHANNEL_FD SETTINGS`.
 
-CHANNEL_FD is the inherited descriptor of the channel to control, SETTINGS the mirror's settings as JSON.
+CHANNEL_FD is the inherited descriptor of the channel to control, SETTINGS the server's settings as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import Settings
 from gnomon_server.wire.messages import VersionRef
 
 log = logging.getLogger("gnomon_server.shadow")
@@ -35,7 +35,7 @@ def main() -> int:
         signal.signal(ignored, signal.SIG_IGN)
     os.nice(LOADING_NICE)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    settings = msgspec.json.decode(sys.argv[2], type=MirrorSettings)
+    settings = msgspec.json.decode(sys.argv[2], type=Settings)
     try:
         asyncio.run(_serve(int(sys.argv[1]), settings))
     except Exception:
@@ -44,18 +44,18 @@ def main() -> int:
     return 0
 
 
-async def _serve(descriptor: int, settings: MirrorSettings) -> None:
+async def _serve(descriptor: int, settings: Settings) -> None:
     # onnxruntime reads the environment at its import.
     from gnomon_server.models.servable import Servable, load
     from gnomon_server.shadow.worker import Worker
     from gnomon_server.wire.channel import open_child
 
     def load_and_yield(ref: VersionRef) -> Servable:
-        servable = load(ref)
+        servable = load(ref, settings.model(ref.model))
         _yield_to_everyone()
         return servable
 
-    await Worker(await open_child(descriptor), settings, load_and_yield).run()
+    await Worker(await open_child(descriptor), settings.mirror, load_and_yield).run()
 
 
 def _yield_to_everyone() -> None:

@@ -19,6 +19,7 @@ from server.models.manifests import digest, golden, spec, write
 
 from gnomon_protos import manifest_pb2
 from gnomon_protos.tensors import Array
+from gnomon_server.config import ModelSettings, SessionSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.servable import Servable, load
 from gnomon_server.models.signature import TensorSpec
@@ -89,6 +90,28 @@ def test_a_servable_may_run_on_several_threads_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        SessionSettings(threads=2, spinning=True),
+        SessionSettings(arena=False, optimization="none"),
+        SessionSettings(provider_options={"CPUExecutionProvider": {}}),
+    ],
+)
+def test_the_answer_is_the_same_however_the_session_is_set(session: SessionSettings, tmp_path: Path) -> None:
+    folder = made(tmp_path, models.affine(2.0, 1.0))
+    servable = load(VersionRef("line", 1, str(folder)), ModelSettings(session=session))
+    (answer,) = servable.run({"x": ROWS}, ["y"])
+    assert answer.tolist() == (2 * ROWS + 1).tolist()
+
+
+def test_a_provider_that_onnxruntime_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    folder = made(tmp_path, models.affine(2.0))
+    session = SessionSettings(providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))
+    with pytest.raises(LoadError, match=r"provider 'Tensorrt.*': expected one of .*'CPUExecutionProvider'"):
+        load(VersionRef("line", 1, str(folder)), ModelSettings(session=session))
 
 
 def test_a_servable_that_nobody_holds_is_gone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from gnomon_protos.tensors import Array
+from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.signature import Signature, TensorSpec
@@ -31,9 +32,10 @@ class Doubler(Servable):
         gate: threading.Event | None = None,
         error: GnomonError | None = None,
         seconds: float = 0.0,
+        settings: ModelSettings = MODEL_DEFAULTS,
     ) -> None:
         ref = VersionRef(model, version, f"/models/{model}/{version}")
-        super().__init__(ref, None, LINE, (), f"sha256:{version:064x}", True)
+        super().__init__(ref, None, LINE, (), f"sha256:{version:064x}", True, settings)
         self.gate, self.error, self.seconds = gate, error, seconds
         # The thread of each run that began.
         self.threads: list[int] = []

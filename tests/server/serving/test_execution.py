@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from server.serving.fakes import Doubler
 
 from gnomon_protos.tensors import Array
+from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError, Internal
-from gnomon_server.serving.batching import MOST_ROWS, Job
-from gnomon_server.serving.execution import LEAVE_SECONDS, MAX_WAITING, PARALLEL, Execution, Run
+from gnomon_server.serving.batching import Job
+from gnomon_server.serving.execution import LEAVE_SECONDS, PARALLEL, Execution, Run
+
+MOST_ROWS = MODEL_DEFAULTS.max_batch
 
 
 class Ends:
@@ -197,21 +201,64 @@ async def test_work_for_nobody_is_not_run(execution: Execution, ends: Ends) -> N
 async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on(
     execution: Execution, ends: Ends
 ) -> None:
-    gate = threading.Event()
-    blocked, free = Doubler(gate=gate), Doubler(2)
+    gate, most = threading.Event(), 20
+    blocked, free = Doubler(gate=gate, settings=ModelSettings(max_queue=most)), Doubler(2)
     for number in range(PARALLEL):
         execution.submit(blocked, job(f"running {number}", rows=MOST_ROWS))
     execution.start()
-    for number in range(MAX_WAITING):
+    for number in range(most):
         execution.submit(blocked, job(str(number)))
-    with pytest.raises(Exhausted, match=f"queue: expected at most {MAX_WAITING} waiting, received one more"):
+    with pytest.raises(Exhausted, match=f"queue: expected at most {most} waiting, received one more"):
         execution.submit(blocked, job("too much"))
     await alone(execution, ends, free, "free")
     gate.set()
     execution.start()
-    await ends.of(*map(str, range(MAX_WAITING)))
+    await ends.of(*map(str, range(most)))
     assert "too much" not in ends.outputs
     await alone(execution, ends, blocked, "again")
+
+
+PATIENT = ModelSettings(max_batch=4, max_queue_delay=30.0)
+
+
+async def test_a_batch_that_may_wait_runs_once_it_is_full(execution: Execution, ends: Ends) -> None:
+    servable = Doubler(settings=PATIENT)
+    for number in range(3):
+        execution.submit(servable, job(str(number), since=time.monotonic()))
+        execution.start()
+    assert servable.threads == []
+    execution.submit(servable, job("3", since=time.monotonic()))
+    execution.start()
+    await ends.of("0", "1", "2", "3")
+    assert len(servable.threads) == 1
+
+
+async def test_a_batch_that_may_wait_runs_when_its_time_is_over(execution: Execution, ends: Ends) -> None:
+    servable = Doubler(settings=ModelSettings(max_queue_delay=0.01))
+    for name in ("one", "two"):
+        execution.submit(servable, job(name, since=time.monotonic()))
+        execution.start()
+    await ends.of("one", "two")
+    assert len(servable.threads) == 1
+
+
+async def test_a_request_whose_limit_is_shorter_does_not_wait_for_others(execution: Execution, ends: Ends) -> None:
+    servable = Doubler(settings=PATIENT)
+    execution.submit(servable, job("hasty", limit=20.0, since=time.monotonic()))
+    execution.start()
+    await ends.of("hasty")
+    assert ends.errors["hasty"] is None
+
+
+async def test_a_full_batch_does_not_wait_behind_one_of_another_kind(execution: Execution, ends: Ends) -> None:
+    servable = Doubler(settings=PATIENT)
+    execution.submit(servable, job("growing", since=time.monotonic()))
+    full = job("full", rows=4, since=time.monotonic())
+    full.key = "another kind"
+    execution.submit(servable, full)
+    execution.start()
+    await ends.of("full")
+    assert "growing" not in ends.outputs
 
 
 async def test_a_failure_is_a_result(execution: Execution, ends: Ends) -> None:

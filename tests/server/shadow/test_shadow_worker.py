@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 from server.shadow.fakes import Adder, added, on_the_wire
 
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import MirrorSettings, Settings
 from gnomon_server.errors import LoadError
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.shadow.worker import Worker
@@ -218,7 +218,7 @@ def write_adder(folder: Path) -> None:
 
 async def program(plan: WorkerPlan) -> tuple[Channel[FromChild], subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
-    settings = msgspec.json.encode(MirrorSettings()).decode()
+    settings = msgspec.json.encode(Settings()).decode()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "gnomon_server.shadow", str(theirs.fileno()), settings],
