@@ -1,13 +1,16 @@
-"""The committed stubs are fresh, and the field numbers are those of the Open Inference Protocol."""
+"""The committed stubs are fresh, and the field numbers are those of the Open Inference Protocol and of Triton."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from gnomon_protos import inference_pb2 as pb
 
@@ -75,6 +78,18 @@ MESSAGES: dict[str, dict[int, str]] = {
     },
 }
 METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+# What tritonclient's own stubs say, printed by a process of its own: both register the package "inference".
+TRITON = """
+import json
+from tritonclient.grpc import model_config_pb2, service_pb2
+print(json.dumps([file.DESCRIPTOR.serialized_pb.hex() for file in (model_config_pb2, service_pb2)]))
+"""
+# Settings of Triton's schedulers and backends that gnomon does not have.
+LEFT_OUT = {
+    "ModelConfig": {"optimization", "sequence_batching", "ensemble_scheduling", "cc_model_filenames"}
+    | {"model_operations", "batch_input", "batch_output", "model_repository_agents", "model_metrics"},
+    "ModelInstanceGroup": {"rate_limiter", "secondary_devices"},
+}
 TYPES = {
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_INT32: "int32",
@@ -90,6 +105,8 @@ TYPES = {
 
 def type_of(field: FieldDescriptor) -> str:
     message = field.message_type
+    if field.enum_type is not None:
+        return field.enum_type.full_name
     if message is None:
         return TYPES[field.type]
     if message.GetOptions().map_entry:
@@ -118,21 +135,55 @@ def test_a_message_has_the_protocols_fields(name: str) -> None:
     assert {field.number: shown(field) for field in descriptor_of(name).fields} == MESSAGES[name]
 
 
-def test_no_message_beside_the_protocols_is_in_its_package() -> None:
-    assert set(pb.DESCRIPTOR.message_types_by_name) == {name for name in MESSAGES if "." not in name}
-    assert pb.DESCRIPTOR.package == "inference"
+@pytest.fixture(scope="module")
+def triton() -> Any:
+    ran = subprocess.run([sys.executable, "-c", TRITON], capture_output=True, text=True, check=True)
+    pool = descriptor_pool.DescriptorPool()
+    for serialized in json.loads(ran.stdout):
+        pool.AddSerializedFile(bytes.fromhex(serialized))
+    return pool
+
+
+def all_messages(outer: Any) -> list[Descriptor]:
+    inner = [message for message in outer.nested_types if not message.GetOptions().map_entry]
+    return [outer, *(found for message in inner for found in all_messages(message))]
+
+
+def values(enum: EnumDescriptor) -> dict[str, int]:
+    return {value.name: value.number for value in enum.values}
+
+
+def test_every_message_and_enum_is_tritons_but_for_what_is_left_out(triton: Any) -> None:
+    for top in pb.DESCRIPTOR.message_types_by_name.values():
+        for message in all_messages(top):
+            theirs = triton.FindMessageTypeByName(message.full_name)
+            expected = {field.number: shown(field) for field in theirs.fields}
+            ours = {field.number: shown(field) for field in message.fields}
+            if message.name == "ModelMetadataResponse":
+                assert ours.pop(6) == "properties: map<string, string>"
+            left_out = {theirs.fields_by_number[number].name for number in expected.keys() - ours.keys()}
+            assert left_out == LEFT_OUT.get(message.name, set())
+            assert ours == {number: text for number, text in expected.items() if number in ours}, message.full_name
+            for enum in message.enum_types:
+                assert values(enum) == values(triton.FindEnumTypeByName(enum.full_name))
+    assert values(pb.DESCRIPTOR.enum_types_by_name["DataType"]) == values(
+        triton.FindEnumTypeByName("inference.DataType")
+    )
+
+
+def test_the_methods_are_tritons(triton: Any) -> None:
+    def told(service: Any) -> list[tuple[object, ...]]:
+        return sorted(
+            (m.name, m.input_type.full_name, m.output_type.full_name, m.client_streaming, m.server_streaming)
+            for m in service.methods
+        )
+
+    ours = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    assert told(ours) == told(triton.FindServiceByName("inference.GRPCInferenceService"))
+    assert [method.name for method in ours.methods][: len(METHODS)] == list(METHODS)
 
 
 def test_a_parameter_holds_one_value() -> None:
     (choice,) = pb.InferParameter.DESCRIPTOR.oneofs
     assert choice.name == "parameter_choice"
     assert [field.number for field in choice.fields] == [1, 2, 3, 4, 5]
-
-
-def test_the_service_has_the_protocols_methods() -> None:
-    service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    assert [method.name for method in service.methods] == list(METHODS)
-    for method in service.methods:
-        names = (method.input_type.name, method.output_type.name)
-        assert names == (f"{method.name}Request", f"{method.name}Response")
-        assert (method.client_streaming, method.server_streaming) == (False, False)
