@@ -29,6 +29,8 @@ ONE_BYTE: Final = 0x80
 MOST: Final = 512
 # Layouts of one length for one model: different shapes of the same size.
 MOST_ALIKE: Final = 4
+# Bytes of a request beside its id and numbers; fields that nobody knows would make it as long as a client likes.
+MOST_HEAD: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,13 @@ class Templates:
             begin, end = _id_span(message)
         except IndexError:
             return None
-        layout = self._layout(request, outputs)
         parts = _parts(message, end, request)
-        alike = self._known.setdefault((message[:begin], len(message) - end), [])
-        if parts is None or len(alike) >= MOST_ALIKE:
+        if parts is None or sum(len(head) for head, _ in parts) > MOST_HEAD:
             return None
+        alike = self._known.setdefault((message[:begin], len(message) - end), [])
+        if len(alike) >= MOST_ALIKE:
+            return None
+        layout = self._layout(request, outputs)
         alike.append(_Template(layout, parts))
         return layout
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import FIXED, datatype_of
-from gnomon_server.serving.answers import Answers
+from gnomon_server.serving.answers import Answers, varint
 from gnomon_server.serving.templates import MOST, Templates
 
 DATATYPES = sorted(set(FIXED) - {"BOOL"})
@@ -109,6 +111,36 @@ def test_clients_cannot_make_the_templates_grow_for_ever() -> None:
     known = [templates.recognise(_of(rows)) for rows in (1, MOST + 99)]
     assert known[0] is not None
     assert known[1] is None
+
+
+def test_what_a_client_repeats_beside_the_protocol_is_not_kept() -> None:
+    templates = Templates()
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            # Field 100, which the protocol does not have, between the inputs and their contents.
+            unknown = b"\xa2\x06" + varint(100_000 + number) + bytes(100_000 + number)
+            head, _, numbers = _of(4).partition(b"\x3a")
+            message = head + unknown + b"\x3a" + numbers
+            templates.learn(message, pb.ModelInferRequest.FromString(message), ["y"])
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_clients_cannot_make_the_kinds_grow_for_ever() -> None:
+    templates = Templates()
+    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b""])
+    request.inputs.add(name="x", datatype="UINT8")
+    tracemalloc.start()
+    try:
+        for width in range(5000):
+            # No rows of any width: messages of one length, each of another kind.
+            request.inputs[0].shape[:] = (0, (1 << 50) + width)
+            templates.learn(request.SerializeToString(), request, ["y"])
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def _of(rows: int) -> bytes:

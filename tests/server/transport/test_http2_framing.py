@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import random
 from urllib.parse import unquote
 
 import pytest
@@ -144,6 +145,17 @@ async def test_deadlines_strike_in_order_and_not_early() -> None:
     assert [item for item, _ in struck] == sorted(items, key=lambda item: items[item])
     for item, when in struck:
         assert when - start >= items[item]
+    deadlines.close()
+
+
+async def test_deadlines_of_any_distance_cost_a_bounded_number_of_ticks() -> None:
+    deadlines: Deadlines[Item] = Deadlines(lambda _: None)
+    chance = random.Random(1)
+    for _ in range(50_000):
+        # Up to 99999999H, the longest that grpc-timeout can say.
+        item = Item()
+        deadlines.remove(item, deadlines.add(item, 3600.0 * 10 ** (8 * chance.random())))
+    assert len(deadlines._ticks) < 10_000
     deadlines.close()
 
 

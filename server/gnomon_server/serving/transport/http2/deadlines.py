@@ -10,8 +10,9 @@ from typing import Final, Generic, TypeVar
 
 # Seconds; a deadline is noticed at most this late. The client's own clock ends its wait in time.
 TICK: Final = 0.01
-# Deadlines further away share coarser ticks, at most 2 % late: ticks until then, and as how many they count.
-COARSE: Final = ((1 << 18, 1 << 12), (1 << 14, 1 << 8), (1 << 10, 1 << 4))
+# Deadlines further away share coarser ticks, at most 2 % late: ticks until then, and as how many they count. The
+# largest grpc-timeout is 2^45 ticks; ever coarser ones keep what clients can ask for to some thousand ticks.
+COARSE: Final = tuple((1 << bits, 1 << (bits - 6)) for bits in range(42, 6, -4))
 FAR: Final = COARSE[-1][0] * TICK
 
 Item = TypeVar("Item")
