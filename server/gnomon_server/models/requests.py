@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array, TensorError
 from gnomon_server.errors import InvalidRequest, NotOffered
+from gnomon_server.models import weight
 from gnomon_server.models.signature import Signature, TensorSpec
 
 # Longest text of a client that an error repeats.
@@ -34,7 +37,18 @@ TRITON: Final = "triton_enable_empty_final_response"
 def quoted(text: str) -> str:
     """Returns a client's text as it may stand in an error: ASCII, escaped, cut."""
     cut = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
-    return "'" + cut.encode("ascii", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r") + "'"
+    return f"'{ascii(cut)[1:-1]}'"
+
+
+def parse(message: bytes) -> pb.ModelInferRequest:
+    """Returns a serialised request; raises InvalidRequest if it is none, or none that should be read."""
+    weight.check(message)
+    try:
+        return pb.ModelInferRequest.FromString(message)
+    except DecodeError:
+        size = len(message)
+        text = f"ModelInferRequest: expected a protobuf message, received {size} bytes that are none"
+        raise InvalidRequest(text) from None
 
 
 def decode_inputs(request: pb.ModelInferRequest, signature: Signature, model: str, version: int) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gnomon_protos import tensors
 from gnomon_server.errors import GnomonError, InvalidRequest, NotOffered
 from gnomon_server.models import requests
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.serving.answers import varint
 
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("s", "BYTES", (-1,))),
@@ -174,3 +176,46 @@ def test_parameters_with_a_meaning_are_checked(
     else:
         with pytest.raises(kind, match=f"parameter '{name}'"):
             decoded(message)
+
+
+# What comes before millions of parts, and one of those: of the request itself, or of an input within it.
+LONG = 64 << 20
+HEAVY = {
+    "inputs": (b"", b"\x2a\x00"),
+    "outputs": (b"", b"\x32\x00"),
+    "parameters": (b"", b"\x22\x00"),
+    "raw contents": (b"", b"\x3a\x00"),
+    "unknown fields": (b"", b"\x78\x01"),
+    "an input's parameters": (b"\x2a" + varint(LONG), b"\x22\x00"),
+    "dimensions": (b"\x2a" + varint(LONG), b"\x18\x01"),
+    "packed dimensions": (b"\x2a" + varint(LONG + 5) + b"\x1a" + varint(LONG), b"\x01"),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_message_of_millions_of_parts_is_refused_before_it_is_parsed(name: str) -> None:
+    head, part = HEAVY[name]
+    message = head + part * (LONG // len(part))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidRequest, match="expected at most 65536 tensors, parameters and dimensions"):
+        requests.parse(message)
+    # Parsed, each takes 0.4 to 2.9 GiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_a_model_may_have_thousands_of_inputs() -> None:
+    wide = request("wide", {f"column{number}": X for number in range(9000)})
+    assert requests.parse(wide.SerializeToString()) == wide
+
+
+@pytest.mark.parametrize("tail", [b"\xff" * 100_000, b"\x2a\x80", b"\x2a\xff\xff\x03", b"\x0d\x00", b"\x7b"])
+def test_a_long_message_that_is_none_is_refused(tail: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"expected a protobuf message, received \d+ bytes that are none"):
+        requests.parse(request("line", {"x": np.zeros((20_000, 2), np.float32)}).SerializeToString() + tail)
+
+
+@given(st.text(max_size=100))
+def test_a_text_from_a_client_is_shown_in_printable_ascii(text: str) -> None:
+    shown = requests.quoted(text)
+    assert shown.isascii()
+    assert shown.isprintable()
