@@ -1,0 +1,1 @@
+"""What counts say about a mean: evidence, bounds and forecasts that hold however often they are looked at."""
