@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gnomon_server.wire import sizes
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, merge
 from gnomon_server.wire.messages import CallCount, FrontendReport, InferenceCount
 
@@ -40,5 +41,10 @@ def _inferences(counts: Sequence[InferenceCount]) -> tuple[InferenceCount, ...]:
             durations=merge((part.durations for part in same), DURATION_BOUNDS),
             runs=merge((part.runs for part in same), DURATION_BOUNDS),
             batches=merge((part.batches for part in same), BATCH_BOUNDS),
+            queue=sum(part.queue for part in same),
+            inputs=sum(part.inputs for part in same),
+            outputs=sum(part.outputs for part in same),
+            last_ns=max(part.last_ns for part in same),
+            sizes=sizes.merge(size for part in same for size in part.sizes),
         )
     return tuple(sums.values())

@@ -25,7 +25,7 @@ class Job:
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
     rows: int
-    # Seconds within which it must have begun, or None, and time.monotonic() when it came.
+    # Seconds within which it must have begun, or None, and time.perf_counter() when it came.
     limit: float | None
     since: float
     # Whether nobody waits for it any more.
@@ -59,7 +59,7 @@ class Waiting:
         self.size += 1
 
     def patience(self, now: float) -> float:
-        """Returns the seconds after which `take` has a batch, at the time.monotonic() of now: 0 for one that is due."""
+        """Returns the seconds after which `take` has a batch; `now` is of time.perf_counter(). 0: one is due."""
         if not self._delay:
             return 0.0
         return max(0.0, min((self._due(kind) for kind in self._kinds.values()), default=now) - now)

@@ -39,6 +39,9 @@ class Run:
     # Nanoseconds since the epoch.
     start_ns: int
     end_ns: int
+    # time.perf_counter() when its batch was taken up, and the seconds in which its inputs were joined.
+    begun: float
+    joining: float
 
 
 # Called on the event loop for each job: its outputs, or the error in their place. `run` is None if it never began.
@@ -81,7 +84,7 @@ class Execution:
 
     def _pump(self, lane: _Lane) -> None:
         while lane.waiting.size and (lane.inline or lane.running < PARALLEL):
-            now = time.monotonic()
+            now = time.perf_counter()
             patience = lane.waiting.patience(now)
             if patience > 0:
                 self._come_back(lane, patience)
@@ -136,7 +139,7 @@ def _in_vain(job: Job) -> GnomonError | None:
         return Cancelled("queue: the caller gave up before the run began")
     if job.limit is None:
         return None
-    waited = time.monotonic() - job.since
+    waited = time.perf_counter() - job.since
     if waited <= job.limit:
         return None
     return DeadlineExceeded(f"queue: expected start within {job.limit * 1e6:.0f} us, waited {waited * 1e6:.0f} us")
@@ -168,7 +171,7 @@ class _Lane:
     def learn(self, run: Run) -> None:
         """Takes how long a run took."""
         # On a busy machine the clock counts what other processes did meanwhile; one such run must not decide.
-        seconds = min((run.end_ns - run.start_ns) * 1e-9, 2 * LEAVE_SECONDS)
+        seconds = min((run.end_ns - run.start_ns) * 1e-9 + run.joining, 2 * LEAVE_SECONDS)
         self._mean = seconds if self._mean is None else self._mean + _NEWEST * (seconds - self._mean)
         self.inline = self._mean < (LEAVE_SECONDS if self.inline else RETURN_SECONDS)
 
@@ -180,13 +183,16 @@ class _Lane:
         return [self._once([job]) for job in batch]
 
     def _once(self, batch: list[Job]) -> _Ran:
-        start_ns, start = time.time_ns(), time.perf_counter()
+        begun = time.perf_counter()
         outputs: Sequence[Array] = ()
         error: GnomonError | None = None
+        inputs = joined(batch)
+        start_ns, start = time.time_ns(), time.perf_counter()
         try:
-            outputs = self._run(joined(batch), batch[0].outputs)
+            outputs = self._run(inputs, batch[0].outputs)
         except GnomonError as failure:
             error = failure
         nanoseconds = int((time.perf_counter() - start) * 1e9)
         rows = sum(job.rows for job in batch)
-        return _Ran(batch, outputs, error, Run(rows, len(batch), start_ns, start_ns + nanoseconds))
+        run = Run(rows, len(batch), start_ns, start_ns + nanoseconds, begun, start - begun)
+        return _Ran(batch, outputs, error, run)

@@ -71,7 +71,7 @@ class Inferences:
         layout = known.layout
         route = self._table.models[layout.model]
         inference = Inference(call, known.id, route, route.resolve(layout.version), layout.outputs)
-        limit, now = call.time_remaining(), time.monotonic()
+        limit, now = call.time_remaining(), time.perf_counter()
         inputs = layout.arrays(known.raw)
         return inference, Job(layout.kind, inputs, layout.outputs, layout.rows, limit, now, call.is_over, inference)
 
@@ -89,10 +89,11 @@ class Inferences:
         typed = request if request.parameters else None
         inference = Inference(call, request.id.encode(), route, servable, names, typed)
         limit = _limit(request, call)
-        return inference, Job(kind, inputs, names, rows, limit, time.monotonic(), call.is_over, inference)
+        return inference, Job(kind, inputs, names, rows, limit, time.perf_counter(), call.is_over, inference)
 
     def _end(self, job: Job, outputs: Sequence[Array], error: GnomonError | None, run: Run | None) -> None:
         """Answers first; everything else comes after."""
+        began = time.perf_counter()
         inference: Inference = job.owner
         self.in_flight -= 1
         call, servable = inference.call, inference.servable
@@ -108,7 +109,7 @@ class Inferences:
             call.answer(response)
         else:
             call.fail(self._shown(call, servable, error))
-        self._observation.inference(inference, run, error)
+        self._observation.inference(job, run, error, began)
         # The feeds of now: one that was closed since the request came counts nothing any more.
         feeds = self._feeds(servable.model) if inference.primary and run is not None else ()
         if feeds and run is not None:

@@ -11,12 +11,14 @@ from typing import Final
 
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
+from gnomon_server.serving.batching import Job
 from gnomon_server.serving.execution import Run
 from gnomon_server.serving.inference import Inference
 from gnomon_server.serving.transport import Call
 from gnomon_server.telemetry.sampling import Sampler, TraceContext
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
 from gnomon_server.wire.messages import CallCount, CallTrace, InferenceCount
+from gnomon_server.wire.sizes import Size, Sizes
 
 # Traces kept between two reports.
 MAX_TRACES: Final = 2000
@@ -33,15 +35,45 @@ class Note:
     run: Run | None = None
 
 
+class _Inferences:
+    """The requests of one version, role and error, being counted; the fields are those of InferenceCount."""
+
+    __slots__ = ("batches", "durations", "inputs", "last_ns", "outputs", "queue", "runs", "sizes")
+
+    def __init__(self) -> None:
+        self.durations, self.runs = Histogram(DURATION_BOUNDS), Histogram(DURATION_BOUNDS)
+        self.batches = Histogram(BATCH_BOUNDS)
+        self.queue = self.inputs = self.outputs = 0.0
+        self.last_ns = 0
+        self.sizes = Sizes()
+
+    def snapshot(self, model: str, version: int, role: str, error: str) -> InferenceCount:
+        return InferenceCount(
+            model=model,
+            version=version,
+            role=role,
+            error=error,
+            durations=self.durations.snapshot(),
+            runs=self.runs.snapshot(),
+            batches=self.batches.snapshot(),
+            queue=self.queue,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            last_ns=self.last_ns,
+            sizes=self.sizes.snapshot(),
+        )
+
+
 class Observation:
     """Counts since the process began, and the sampled traces since the last report."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self._calls: dict[tuple[str, str], Histogram] = {}
-        self._inferences: dict[tuple[str, int, str, str], tuple[Histogram, Histogram, Histogram]] = {}
-        # The run that was counted last; the requests of a run are finished one after the other.
+        self._inferences: dict[tuple[str, int, str, str], _Inferences] = {}
+        # The run that was counted last, and where; the requests of a run are finished one after the other.
         self._counted: Run | None = None
+        self._size = Size(0)
         self._traces: list[CallTrace] = []
         self.traces_dropped = 0
 
@@ -58,21 +90,38 @@ class Observation:
             note.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
         return note.trace
 
-    def inference(self, inference: Inference, run: Run | None, error: GnomonError | None) -> None:
-        """Counts a request that was accepted, and its run once for all requests in it."""
+    def inference(self, job: Job, run: Run | None, error: GnomonError | None, answering: float) -> None:
+        """Counts a request that was accepted, and its run once for all requests in it.
+
+        `answering` is the time.perf_counter() at which the writing of its answer began.
+        """
+        now = time.perf_counter()
+        inference: Inference = job.owner
         servable = inference.servable
         key = (servable.model, servable.version, inference.role, error.status if error else "")
-        histograms = self._inferences.get(key)
-        if histograms is None:
-            histograms = (Histogram(DURATION_BOUNDS), Histogram(DURATION_BOUNDS), Histogram(BATCH_BOUNDS))
-            self._inferences[key] = histograms
-        durations, runs, batches = histograms
-        durations.add(time.perf_counter() - inference.call.start)
-        if run is not None:
-            runs.add((run.end_ns - run.start_ns) * 1e-9)
-            if run is not self._counted:
-                self._counted = run
-                batches.add(run.rows)
+        counts = self._inferences.get(key)
+        if counts is None:
+            counts = self._inferences[key] = _Inferences()
+        start = inference.call.start
+        counts.durations.add(now - start)
+        if run is None:
+            return
+        seconds = (run.end_ns - run.start_ns) * 1e-9
+        counts.runs.add(seconds)
+        counts.queue += run.begun - job.since
+        reading, writing = job.since - start, now - answering
+        counts.inputs += reading + run.joining
+        counts.outputs += writing
+        if run is not self._counted:
+            self._counted = run
+            counts.batches.add(run.rows)
+            counts.last_ns = run.end_ns
+            size = self._size = counts.sizes.of(run.rows)
+            size.runs += 1
+            size.running += seconds
+            size.inputs += run.joining
+        self._size.inputs += reading
+        self._size.outputs += writing
 
     def ended(self, call: Call, status: str) -> None:
         """Counts a call as it ends, and keeps its trace if that is sampled."""
@@ -90,10 +139,7 @@ class Observation:
 
     def inferences(self) -> tuple[InferenceCount, ...]:
         """Returns the runs by version, role and error."""
-        return tuple(
-            InferenceCount(*key, durations.snapshot(), runs.snapshot(), batches.snapshot())
-            for key, (durations, runs, batches) in self._inferences.items()
-        )
+        return tuple(counts.snapshot(*key) for key, counts in self._inferences.items())
 
     def take_traces(self) -> tuple[CallTrace, ...]:
         """Returns the traces since the last call of this."""

@@ -1,7 +1,7 @@
 """The same counts under Triton's names, so that dashboards made for Triton keep working.
 
 Names, units and counting rules: triton-inference-server/server docs/user_guide/metrics.md. Durations are cumulative
-microseconds of successful requests. Only what gnomon counts is here: queue, cache, input and output times are not.
+microseconds of successful requests. gnomon has no cache, and none of the metrics of one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,21 @@ def triton_families(snapshot: Snapshot) -> list[Family]:
             "nv_inference_compute_infer_duration_us",
             "Cumulative duration of model runs, microseconds",
             lambda c: _microseconds(c.runs.total),
+        ),
+        succeeded(
+            "nv_inference_queue_duration_us",
+            "Cumulative time that requests waited for a model run, microseconds",
+            lambda c: _microseconds(c.queue),
+        ),
+        succeeded(
+            "nv_inference_compute_input_duration_us",
+            "Cumulative duration of reading and joining inputs, microseconds",
+            lambda c: _microseconds(c.inputs),
+        ),
+        succeeded(
+            "nv_inference_compute_output_duration_us",
+            "Cumulative duration of writing answers, microseconds",
+            lambda c: _microseconds(c.outputs),
         ),
     ]
     return [family for family in made if family.points]

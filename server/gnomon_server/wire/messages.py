@@ -112,6 +112,17 @@ class CallCount(msgspec.Struct, frozen=True):
     durations: HistogramCounts
 
 
+class SizeCount(msgspec.Struct, frozen=True):
+    """Runs of one number of rows."""
+
+    rows: int
+    runs: int
+    # Seconds, cumulative: preparing inputs, running, writing outputs.
+    inputs: float
+    running: float
+    outputs: float
+
+
 class InferenceCount(msgspec.Struct, frozen=True):
     """Requests that one version ran as one role."""
 
@@ -127,6 +138,13 @@ class InferenceCount(msgspec.Struct, frozen=True):
     runs: HistogramCounts
     # Rows of a run.
     batches: HistogramCounts
+    # Seconds of requests that ran, cumulative: waiting for the run, preparing inputs, writing outputs.
+    queue: float = 0.0
+    inputs: float = 0.0
+    outputs: float = 0.0
+    # When the last run ended, in nanoseconds since the epoch; 0 without one.
+    last_ns: int = 0
+    sizes: tuple[SizeCount, ...] = ()
 
 
 class FeedCount(msgspec.Struct, frozen=True):

@@ -224,10 +224,10 @@ PATIENT = ModelSettings(max_batch=4, max_queue_delay=30.0)
 async def test_a_batch_that_may_wait_runs_once_it_is_full(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
     for number in range(3):
-        execution.submit(servable, job(str(number), since=time.monotonic()))
+        execution.submit(servable, job(str(number), since=time.perf_counter()))
         execution.start()
     assert servable.threads == []
-    execution.submit(servable, job("3", since=time.monotonic()))
+    execution.submit(servable, job("3", since=time.perf_counter()))
     execution.start()
     await ends.of("0", "1", "2", "3")
     assert len(servable.threads) == 1
@@ -236,7 +236,7 @@ async def test_a_batch_that_may_wait_runs_once_it_is_full(execution: Execution, 
 async def test_a_batch_that_may_wait_runs_when_its_time_is_over(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=ModelSettings(max_queue_delay=0.01))
     for name in ("one", "two"):
-        execution.submit(servable, job(name, since=time.monotonic()))
+        execution.submit(servable, job(name, since=time.perf_counter()))
         execution.start()
     await ends.of("one", "two")
     assert len(servable.threads) == 1
@@ -244,7 +244,7 @@ async def test_a_batch_that_may_wait_runs_when_its_time_is_over(execution: Execu
 
 async def test_a_request_whose_limit_is_shorter_does_not_wait_for_others(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
-    execution.submit(servable, job("hasty", limit=20.0, since=time.monotonic()))
+    execution.submit(servable, job("hasty", limit=20.0, since=time.perf_counter()))
     execution.start()
     await ends.of("hasty")
     assert ends.errors["hasty"] is None
@@ -252,8 +252,8 @@ async def test_a_request_whose_limit_is_shorter_does_not_wait_for_others(executi
 
 async def test_a_full_batch_does_not_wait_behind_one_of_another_kind(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
-    execution.submit(servable, job("growing", since=time.monotonic()))
-    full = job("full", rows=4, since=time.monotonic())
+    execution.submit(servable, job("growing", since=time.perf_counter()))
+    full = job("full", rows=4, since=time.perf_counter())
     full.key = "another kind"
     execution.submit(servable, full)
     execution.start()

@@ -134,6 +134,27 @@ async def test_a_run_that_fails_names_its_trace_and_keeps_its_detail(caplog: pyt
     await asyncio.to_thread(bench.inferences.close)
 
 
+async def test_the_time_of_a_request_is_told_apart_by_what_it_was_spent_on() -> None:
+    bench = Bench(Doubler(1, seconds=0.001))
+    calls = [HeldCall(request("line", {"x": np.repeat(ROW, rows, 0)}).SerializeToString()) for rows in (1, 2)]
+    for call in calls:
+        bench.inferences.accept(call, bench.table)
+    bench.inferences.after_pass()
+    await asyncio.gather(*(call.over.wait() for call in calls))
+    await bench.ask(request("line", {"x": ROW}))
+    (count,) = bench.observation.inferences()
+    assert (sum(count.durations.counts), sum(count.runs.counts)) == (3, 3)
+    assert [(size.rows, size.runs) for size in count.sizes] == [(1, 1), (3, 1)]
+    assert all(seconds > 0 for seconds in (count.queue, count.inputs, count.outputs))
+    assert count.queue + count.inputs + count.runs.total + count.outputs <= count.durations.total
+    # Of a run that two requests share, each of them counts the whole length, and the run itself once.
+    assert sum(size.running for size in count.sizes) < count.runs.total < 2 * sum(size.running for size in count.sizes)
+    assert sum(size.outputs for size in count.sizes) == pytest.approx(count.outputs)
+    assert sum(size.inputs for size in count.sizes) <= count.inputs
+    assert calls[0].start_ns < count.last_ns
+    await asyncio.to_thread(bench.inferences.close)
+
+
 async def test_calls_are_counted_by_method_and_status(bench: Bench) -> None:
     for method, status in (("a/B", "OK"), ("a/B", "OK"), ("a/B", "NOT_FOUND"), ("_OTHER", "UNIMPLEMENTED")):
         bench.observation.ended(HeldCall(method=method), status)

@@ -48,6 +48,9 @@ def test_names_have_underscores_and_the_suffix_of_their_unit_and_kind() -> None:
         "nv_inference_exec_count": "counter",
         "nv_inference_request_duration_us": "counter",
         "nv_inference_compute_infer_duration_us": "counter",
+        "nv_inference_queue_duration_us": "counter",
+        "nv_inference_compute_input_duration_us": "counter",
+        "nv_inference_compute_output_duration_us": "counter",
     }
 
 

@@ -29,6 +29,12 @@ def test_requests_rows_runs_and_microseconds_of_successes_are_counted() -> None:
     assert found["nv_inference_compute_infer_duration_us"] == {VERSION: 151_000}
 
 
+def test_the_times_before_and_after_the_run_are_counted() -> None:
+    found = counters(samples.changed(samples.inference(), queue=0.5, inputs=0.25, outputs=0.125))
+    names = ("queue", "compute_input", "compute_output")
+    assert [found[f"nv_inference_{name}_duration_us"][VERSION] for name in names] == [500_000, 250_000, 125_000]
+
+
 def test_a_failed_request_counts_as_a_failure_only() -> None:
     found = counters(samples.inference(error="INTERNAL", seconds=(0.02, 0.02), rows=(4, 4)))
     failures = found.pop("nv_inference_request_failure")
