@@ -53,6 +53,16 @@ class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider_options: dict[str, dict[str, str]] = {}
 
 
+class RecordingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What shadow workers write down of the requests that they are given."""
+
+    enabled: bool = False
+    # Bytes that the recording of one shadow takes at most; the oldest part goes first.
+    max_bytes: Bytes = 1 << 30
+    # Seconds after which nothing is kept.
+    max_age: Positive = 7 * 86400.0
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one model."""
 
@@ -65,6 +75,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Most requests that wait for one version in one frontend.
     max_queue: Count = 1024
     session: SessionSettings = SessionSettings()
+    recording: RecordingSettings = RecordingSettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

@@ -20,6 +20,7 @@ COMMANDS: Final = (
     "gnomon_server.cli.convert",
     "gnomon_server.cli.looking",
     "gnomon_server.cli.changing",
+    "gnomon_server.cli.replay",
 )
 # A library that a light install lacks, and the extra that brings it.
 EXTRAS: Final = {

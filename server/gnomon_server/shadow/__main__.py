@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,7 @@ def main() -> int:
 async def _serve(descriptor: int, settings: Settings) -> None:
     # onnxruntime reads the environment at its import.
     from gnomon_server.models.servable import Servable, load
+    from gnomon_server.shadow.recorder import recorder
     from gnomon_server.shadow.worker import Worker
     from gnomon_server.wire.channel import open_child
 
@@ -55,7 +57,7 @@ async def _serve(descriptor: int, settings: Settings) -> None:
         _yield_to_everyone()
         return servable
 
-    await Worker(await open_child(descriptor), settings.mirror, load_and_yield).run()
+    await Worker(await open_child(descriptor), settings.mirror, load_and_yield, partial(recorder, settings)).run()
 
 
 def _yield_to_everyone() -> None:

@@ -42,6 +42,11 @@ class Batch:
         """How its requests fit, but for the number of rows."""
         return self.requests[0].fit
 
+    @property
+    def records(self) -> list[Record]:
+        """Its requests as they came."""
+        return [request.record for request in self.requests]
+
     @cached_property
     def rows(self) -> NDArray[np.intp]:
         """Rows of each request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from gnomon_server.config import MirrorSettings
@@ -11,7 +12,8 @@ from gnomon_server.shadow.backlog import Backlog
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.intake import Arrivals, Intake
-from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended
+from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
+from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
@@ -27,12 +29,20 @@ class Pipeline:
     manifest declares comparisons that cannot be made.
     """
 
-    def __init__(self, shadow: Shadow, settings: MirrorSettings, address: str, executor: Executor) -> None:
+    def __init__(
+        self,
+        shadow: Shadow,
+        settings: MirrorSettings,
+        address: str,
+        executor: Executor,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
         chosen = choose(shadow.signature, shadow.comparisons)
         self._tally = Tally(shadow.model, shadow.version, chosen)
         self._traces = Traces(shadow.model, shadow.version)
+        self._recorder = recorder
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
             Trial(shadow, chosen, self._deadline_ns),
@@ -55,12 +65,14 @@ class Pipeline:
     def take(self, record: Record, size: int) -> None:
         """Takes a record of `size` bytes, or counts it as dropped."""
         if not self._backlog.offer(record, size):
-            self._tally.count((record,), DROPPED)
+            self._never_ran((record,), DROPPED)
 
     def report(self, epoch: str) -> WorkerReport:
         """Returns the counts so far, and the traces and what sources ended since the last report."""
         # Even while the shadow is stuck, those that wait behind it come to their end.
-        self._tally.count(self._backlog.expire(time.time_ns() - self._deadline_ns), TIMEOUT)
+        self._never_ran(self._backlog.expire(time.time_ns() - self._deadline_ns), TIMEOUT)
+        if self._recorder is not None:
+            self._recorder.tend()
         arrivals = self._intake.arrivals()
         return WorkerReport(
             epoch=epoch,
@@ -81,6 +93,8 @@ class Pipeline:
         running.cancel()
         await asyncio.wait({running})
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
+        if self._recorder is not None:
+            self._recorder.close()
 
     def close(self) -> None:
         """Stops the intake at once, counting nothing more."""
@@ -95,8 +109,15 @@ class Pipeline:
     def _give_up(self, records: list[Record]) -> None:
         limit = time.time_ns() - self._deadline_ns
         for record in records:
-            self._tally.count((record,), TIMEOUT if record.end_ns < limit else DROPPED)
+            self._never_ran((record,), TIMEOUT if record.end_ns < limit else DROPPED)
 
-    def _settle(self, ended: Ended) -> None:
-        self._tally.settle(ended)
-        self._traces.settle(ended)
+    def _never_ran(self, records: Sequence[Record], outcome: str) -> None:
+        if records:
+            self._settle(records, (Uncompared(records, outcome),))
+
+    def _settle(self, records: Sequence[Record], ended: Sequence[Ended]) -> None:
+        for one in ended:
+            self._tally.settle(one)
+            self._traces.settle(one)
+        if self._recorder is not None:
+            self._recorder.settle(records, ended)

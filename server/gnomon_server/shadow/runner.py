@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
@@ -22,7 +22,8 @@ GATHER: Final = 0.01
 class Runner:
     """Drives one shadow; owned by an event loop, which stays responsive while the shadow is stuck in its thread.
 
-    `settle` hears once of every record that was taken, from the event loop.
+    `settle` hears once of every record that was taken, from the event loop: the records of a batch in the order in
+    which they ran, and what became of them.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Runner:
         backlog: Backlog,
         batch_rows: int,
         executor: Executor,
-        settle: Callable[[Ended], None],
+        settle: Callable[[Sequence[Record], Sequence[Ended]], None],
     ) -> None:
         self._trial = trial
         self._fits = fits
@@ -56,7 +57,7 @@ class Runner:
 
     def abandon(self) -> list[Record]:
         """Gives back the records that have no outcome, once `run` has been cancelled."""
-        abandoned = [request.record for batch in self._batches for request in batch.requests]
+        abandoned = [record for batch in self._batches for record in batch.records]
         self._batches.clear()
         return abandoned
 
@@ -64,7 +65,7 @@ class Runner:
         parsed = [parse(record, self._fits) for record in records]
         strangers = [record for record, request in zip(records, parsed, strict=True) if request is None]
         if strangers:
-            self._settle(Uncompared(strangers, NOT_COMPARABLE))
+            self._settle(strangers, [Uncompared(strangers, NOT_COMPARABLE)])
         self._batches.extend(group([request for request in parsed if request is not None], self._batch_rows))
 
     async def _try_first(self) -> None:
@@ -75,5 +76,4 @@ class Runner:
         if ended is None:
             self._batches.extendleft(reversed(batch.singles()))
             return
-        for one in ended:
-            self._settle(one)
+        self._settle(batch.records, ended)

@@ -17,7 +17,6 @@ from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import compare, wanted
 from gnomon_server.shadow.outcome import NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
-from gnomon_server.wire.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Trial:
             inputs, primary = batch.inputs(), batch.primary_outputs()
         except TensorError as error:
             log.warning("a mirrored request is not well formed: %s", error)
-            return [Uncompared(_records(batch), NOT_COMPARABLE)]
+            return [Uncompared(batch.records, NOT_COMPARABLE)]
         names = wanted(batch, self._chosen)
         start_ns = self._clock()
         try:
@@ -79,7 +78,7 @@ class Trial:
             outputs = None
         end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
-            return [Uncompared(_records(batch), SHADOW_ERROR, start_ns, end_ns)]
+            return [Uncompared(batch.records, SHADOW_ERROR, start_ns, end_ns)]
         return self._compare(batch, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
 
     def _compare(
@@ -98,7 +97,7 @@ class Trial:
         except Exception:
             # A comparator that cannot take some values must not take the worker with it.
             log.exception("the comparison failed")
-            return [*ended, Uncompared(_records(batch), NOT_COMPARABLE, *times)]
+            return [*ended, Uncompared(batch.records, NOT_COMPARABLE, *times)]
 
     def _late(self, batch: Batch, now_ns: int) -> Flags:
         late: Flags = batch.ends_ns < now_ns - self._deadline_ns
@@ -112,8 +111,4 @@ def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
 
 
 def _timeouts(batch: Batch, late: Flags, times: tuple[int, int]) -> list[Uncompared]:
-    return [Uncompared(_records(batch.only(late)), TIMEOUT, *times)] if late.any() else []
-
-
-def _records(batch: Batch) -> list[Record]:
-    return [request.record for request in batch.requests]
+    return [Uncompared(batch.only(late).records, TIMEOUT, *times)] if late.any() else []

@@ -11,6 +11,7 @@ from typing import Final
 from gnomon_server.config import MirrorSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.shadow.pipeline import Pipeline
+from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.wire.channel import Channel
 from gnomon_server.wire.messages import (
@@ -37,11 +38,16 @@ class Worker:
     """
 
     def __init__(
-        self, channel: Channel[ToChild], settings: MirrorSettings, load: Callable[[VersionRef], Shadow]
+        self,
+        channel: Channel[ToChild],
+        settings: MirrorSettings,
+        load: Callable[[VersionRef], Shadow],
+        record: Callable[[Shadow], Recorder | None] = lambda _: None,
     ) -> None:
         self._channel = channel
         self._settings = settings
         self._load = load
+        self._record = record
         self._executor = ThreadPoolExecutor(1, "shadow")
         self._pipeline: Pipeline | None = None
         self._running: asyncio.Task[None] | None = None
@@ -85,7 +91,7 @@ class Worker:
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
         shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
-        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor)
+        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, self._record(shadow))
         try:
             await pipeline.listen()
         except OSError as error:

@@ -16,8 +16,8 @@ HEAD = struct.Struct("<IIqBqqqq16sQQHH")
 SAMPLED = 1
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One request that the primary answered."""
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One request that the primary answered; a recording keeps its fields in this order."""
 
     primary: int
     # Whether the trace is exported by the frontend already.
