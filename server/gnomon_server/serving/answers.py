@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array, datatype_of, to_raw
 
@@ -17,7 +19,7 @@ RAW: Final = b"\x32"
 MOST: Final = 512
 ONE_BYTE: Final = 0x80
 
-_Shape = tuple[tuple[int, ...], ...]
+_Shapes = tuple[tuple[int, ...], ...]
 
 
 class Answers:
@@ -25,30 +27,49 @@ class Answers:
 
     def __init__(self, model: str, version: int) -> None:
         self._begin = pb.ModelInferResponse(model_name=model, model_version=str(version)).SerializeToString()
-        self._heads: dict[tuple[tuple[str, ...], _Shape], bytes] = {}
+        self._heads: dict[tuple[tuple[str, ...], _Shapes], bytes] = {}
 
-    def write(self, request_id: bytes, names: tuple[str, ...], outputs: Sequence[Array]) -> bytes:
-        """Returns the response with raw contents; `request_id` is UTF-8. Raises TensorError for a foreign dtype."""
-        parts = [self._begin]
-        if request_id:
-            parts += (ID, varint(len(request_id)), request_id)
-        key = (names, tuple([output.shape for output in outputs]))
-        head = self._heads.get(key)
-        parts.append(head if head is not None else self._head(key, outputs))
-        for output in outputs:
-            data = to_raw(output) if output.dtype.kind in "OSU" else output.tobytes()
-            parts += (RAW, varint(len(data)), data)
-        return b"".join(parts)
+    def write(self, ids: Sequence[bytes], names: tuple[str, ...], outputs: Sequence[Array]) -> list[bytes]:
+        """Returns the responses to requests of equal shapes, with raw contents.
 
-    def _head(self, key: tuple[tuple[str, ...], _Shape], outputs: Sequence[Array]) -> bytes:
+        Their outputs lie behind one another along the first dimension. Ids are UTF-8. Raises TensorError for a foreign
+        dtype.
+        """
+        count = len(ids)
+        shapes = tuple([shape_of_one(output, count) for output in outputs])
+        head = self._heads.get((names, shapes)) or self._head(names, shapes, outputs)
+        columns = [_contents(output, count) for output in outputs]
+        begin = self._begin
+        return [
+            b"".join((begin, ID, varint(len(one)), one, head, *contents) if one else (begin, head, *contents))
+            for one, *contents in zip(ids, *columns, strict=True)
+        ]
+
+    def _head(self, names: tuple[str, ...], shapes: _Shapes, outputs: Sequence[Array]) -> bytes:
         # A version gives each of its outputs one dtype, so names and shapes tell the whole head.
         response = pb.ModelInferResponse()
-        for name, output in zip(key[0], outputs, strict=True):
-            response.outputs.add(name=name, datatype=datatype_of(output), shape=output.shape)
+        for name, shape, output in zip(names, shapes, outputs, strict=True):
+            response.outputs.add(name=name, datatype=datatype_of(output), shape=shape)
         head = response.SerializeToString()
         if len(self._heads) < MOST:
-            self._heads[key] = head
+            self._heads[names, shapes] = head
         return head
+
+
+def shape_of_one(output: Array, count: int) -> tuple[int, ...]:
+    """Returns the shape of one of `count` equal parts of an output."""
+    return output.shape if count == 1 else (len(output) // count, *output.shape[1:])
+
+
+def _contents(output: Array, count: int) -> list[bytes]:
+    """Returns the fields with the contents of each of `count` equal parts."""
+    if output.dtype.kind in "OSU":
+        raws = [to_raw(part) for part in (np.split(output, count) if count > 1 else (output,))]
+        return [RAW + varint(len(raw)) + raw for raw in raws]
+    data = output.tobytes()
+    size = len(data) // count
+    begin = RAW + varint(size)
+    return [begin + data[at : at + size] for at in range(0, len(data), size)] if size else [begin] * count
 
 
 def varint(value: int) -> bytes:

@@ -16,7 +16,8 @@ from typing import Final
 from gnomon_protos.tensors import Array
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError
 from gnomon_server.models.servable import Servable
-from gnomon_server.serving.batching import Job, Waiting, divisible, joined, split
+from gnomon_server.serving.batching import Waiting
+from gnomon_server.serving.inference import Inference, Run, divisible, joined
 
 # Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run. A lane
 # leaves the loop above the one and returns to it below the other, so that it does not change with every batch.
@@ -30,22 +31,19 @@ _NEWEST: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a version."""
+class Ended:
+    """What became of requests that ended together."""
 
-    # Rows and requests in it.
-    rows: int
-    requests: int
-    # Nanoseconds since the epoch.
-    start_ns: int
-    end_ns: int
-    # time.perf_counter() when its batch was taken up, and the seconds in which its inputs were joined.
-    begun: float
-    joining: float
+    batch: Sequence[Inference]
+    # Of all of them, joined along the first dimension; none if there is an error.
+    outputs: Sequence[Array]
+    error: GnomonError | None
+    # None if it never began.
+    run: Run | None
 
 
-# Called on the event loop for each job: its outputs, or the error in their place. `run` is None if it never began.
-Finish = Callable[[Job, Sequence[Array], GnomonError | None, Run | None], None]
+# Called on the event loop, once for each request.
+Finish = Callable[[Ended], None]
 
 
 class Execution:
@@ -58,14 +56,15 @@ class Execution:
         self._lanes: dict[Servable, _Lane] = {}
         self._touched: dict[_Lane, None] = {}
 
-    def submit(self, servable: Servable, job: Job) -> None:
-        """Puts a job in its version's lane, to begin with `start`; raises Exhausted if too much waits there."""
+    def submit(self, inference: Inference) -> None:
+        """Puts a request in its version's lane, to begin with `start`; raises Exhausted if too much waits there."""
+        servable = inference.layout.servable
         lane = self._lanes.get(servable)
         if lane is None:
             lane = self._lanes[servable] = _Lane(servable)
         if lane.waiting.size >= lane.max_queue:
             raise Exhausted(f"queue: expected at most {lane.max_queue} waiting, received one more")
-        lane.waiting.put(job)
+        lane.waiting.put(inference)
         self._touched[lane] = None
 
     def start(self) -> None:
@@ -89,7 +88,7 @@ class Execution:
             if patience > 0:
                 self._come_back(lane, patience)
                 return
-            batch = self._living(lane.waiting.take(now))
+            batch = self._living(lane.waiting.take(now), now)
             if not batch:
                 continue
             if lane.inline:
@@ -107,50 +106,33 @@ class Execution:
         lane.timer = None
         self._pump(lane)
 
-    def _returned(self, lane: _Lane, runs: asyncio.Future[list[_Ran]]) -> None:
+    def _returned(self, lane: _Lane, runs: asyncio.Future[list[Ended]]) -> None:
         lane.running -= 1
         self._deliver(lane, runs.result())
         self._pump(lane)
 
-    def _deliver(self, lane: _Lane, runs: list[_Ran]) -> None:
-        for ran in runs:
-            lane.learn(ran.run)
-            if ran.error is not None:
-                for job in ran.batch:
-                    self._finish(job, (), ran.error, ran.run)
-                continue
-            for job, outputs in zip(ran.batch, split(ran.batch, ran.outputs), strict=True):
-                self._finish(job, outputs, None, ran.run)
+    def _deliver(self, lane: _Lane, runs: list[Ended]) -> None:
+        for ended in runs:
+            lane.learn(ended)
+            self._finish(ended)
 
-    def _living(self, batch: list[Job]) -> list[Job]:
-        """Leaves out jobs that nobody waits for, or whose time ran out while they waited."""
-        living = []
-        for job in batch:
-            error = _in_vain(job)
-            if error is None:
-                living.append(job)
-            else:
-                self._finish(job, (), error, None)
-        return living
+    def _living(self, batch: list[Inference], now: float) -> list[Inference]:
+        """Leaves out requests that nobody waits for, or whose time ran out while they waited."""
+        in_vain = [one for one in batch if one.call.ended or (one.limit is not None and _late(one, now))]
+        for inference in in_vain:
+            self._finish(Ended((inference,), (), _why(inference, now), None))
+        return [inference for inference in batch if inference not in in_vain] if in_vain else batch
 
 
-def _in_vain(job: Job) -> GnomonError | None:
-    if job.abandoned():
+def _late(inference: Inference, now: float) -> bool:
+    return inference.limit is not None and now - inference.call.start > inference.limit
+
+
+def _why(inference: Inference, now: float) -> GnomonError:
+    if inference.call.ended or inference.limit is None:
         return Cancelled("queue: the caller gave up before the run began")
-    if job.limit is None:
-        return None
-    waited = time.perf_counter() - job.since
-    if waited <= job.limit:
-        return None
-    return DeadlineExceeded(f"queue: expected start within {job.limit * 1e6:.0f} us, waited {waited * 1e6:.0f} us")
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran:
-    batch: list[Job]
-    outputs: Sequence[Array]
-    error: GnomonError | None
-    run: Run
+    waited = (now - inference.call.start) * 1e6
+    return DeadlineExceeded(f"queue: expected start within {inference.limit * 1e6:.0f} us, waited {waited:.0f} us")
 
 
 class _Lane:
@@ -168,31 +150,34 @@ class _Lane:
         self.inline = False
         self._mean: float | None = None
 
-    def learn(self, run: Run) -> None:
+    def learn(self, ended: Ended) -> None:
         """Takes how long a run took."""
+        run = ended.run
+        if run is None:
+            return
         # On a busy machine the clock counts what other processes did meanwhile; one such run must not decide.
         seconds = min((run.end_ns - run.start_ns) * 1e-9 + run.joining, 2 * LEAVE_SECONDS)
         self._mean = seconds if self._mean is None else self._mean + _NEWEST * (seconds - self._mean)
         self.inline = self._mean < (LEAVE_SECONDS if self.inline else RETURN_SECONDS)
 
-    def run(self, batch: list[Job]) -> list[_Ran]:
-        """Runs a batch; if it fails or cannot be divided, each of its jobs alone, so that only the guilty fail."""
-        ran = self._once(batch)
-        if len(batch) == 1 or (ran.error is None and divisible(batch, ran.outputs)):
-            return [ran]
-        return [self._once([job]) for job in batch]
+    def run(self, batch: list[Inference]) -> list[Ended]:
+        """Runs a batch; if it fails or cannot be divided, each request alone, so that only the guilty fail."""
+        ended = self._once(batch)
+        if len(batch) == 1 or (ended.error is None and divisible(batch, ended.outputs)):
+            return [ended]
+        return [self._once([inference]) for inference in batch]
 
-    def _once(self, batch: list[Job]) -> _Ran:
+    def _once(self, batch: list[Inference]) -> Ended:
         begun = time.perf_counter()
         outputs: Sequence[Array] = ()
         error: GnomonError | None = None
         inputs = joined(batch)
         start_ns, start = time.time_ns(), time.perf_counter()
         try:
-            outputs = self._run(inputs, batch[0].outputs)
+            outputs = self._run(inputs, batch[0].layout.outputs)
         except GnomonError as failure:
             error = failure
         nanoseconds = int((time.perf_counter() - start) * 1e9)
-        rows = sum(job.rows for job in batch)
+        rows = sum([inference.layout.rows for inference in batch])
         run = Run(rows, len(batch), start_ns, start_ns + nanoseconds, begun, start - begun)
-        return _Ran(batch, outputs, error, run)
+        return Ended(batch, outputs, error, run)

@@ -1,34 +1,113 @@
-"""One inference: a request that was accepted, on its way through a run."""
+"""One inference: a request that was accepted, and the run that it went through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gnomon_protos import inference_pb2 as pb
+from gnomon_protos.tensors import Array
 from gnomon_server.models.servable import Servable
-from gnomon_server.serving.routing import ModelRoute
 from gnomon_server.serving.transport import Call
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything about a checked request but its id and numbers; one object for all requests that are alike."""
+
+    # What answers, and its role for the model.
+    servable: Servable
+    role: str
+    # Of each input, in request order.
+    names: tuple[str, ...]
+    dtypes: tuple[np.dtype[np.generic], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[str, ...]
+    # Of the first dimension; 1 where that is no batch.
+    rows: int
+    # Requests of equal kind may be joined: they differ in rows and numbers only.
+    kind: object
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a version."""
+
+    # Rows and requests in it.
+    rows: int
+    requests: int
+    # Nanoseconds since the epoch.
+    start_ns: int
+    end_ns: int
+    # time.perf_counter() when its batch was taken up, and the seconds in which its inputs were joined.
+    begun: float
+    joining: float
+
+
+@dataclass(slots=True, eq=False)
 class Inference:
-    """What is needed to answer, count and mirror a request."""
+    """What is needed to run, answer, count and mirror a request."""
 
     call: Call
     # UTF-8.
     id: bytes
-    route: ModelRoute
-    servable: Servable
-    outputs: tuple[str, ...]
+    layout: Layout
+    # The raw contents of each input, or the inputs themselves.
+    raw: Sequence[bytes]
+    arrays: Mapping[str, Array] | None
+    # time.perf_counter() when it was ready to run, and seconds since the call's start within which it must, or None.
+    since: float
+    limit: float | None
     # Set where the answer depends on more of the request than its id.
     request: pb.ModelInferRequest | None = None
+    run: Run | None = None
 
     @property
     def primary(self) -> bool:
         """Whether the primary answers, so that the request may be mirrored."""
-        return self.servable is self.route.primary
+        return self.layout.role == "primary"
 
-    @property
-    def role(self) -> str:
-        """The role of the version that answers."""
-        return "primary" if self.primary else "previous"
+
+def joined(batch: Sequence[Inference]) -> Mapping[str, Array]:
+    """Returns the inputs of requests of one kind, each joined along its first dimension; views where they are bytes."""
+    first = batch[0]
+    if first.arrays is not None:
+        if len(batch) == 1:
+            return first.arrays
+        sides = [inference.arrays or {} for inference in batch]
+        return {name: np.concatenate([arrays[name] for arrays in sides]) for name in first.arrays}
+    layout, inputs = first.layout, {}
+    rows = sum([inference.layout.rows for inference in batch])
+    for index, (name, dtype, shape) in enumerate(zip(layout.names, layout.dtypes, layout.shapes, strict=True)):
+        if len(batch) == 1:
+            inputs[name] = np.frombuffer(first.raw[index], dtype).reshape(shape)
+        else:
+            data = b"".join([inference.raw[index] for inference in batch])
+            inputs[name] = np.frombuffer(data, dtype).reshape((rows, *shape[1:]))
+    return inputs
+
+
+def divisible(batch: Sequence[Inference], outputs: Sequence[Array]) -> bool:
+    """Whether every output has as many rows as the batch, so that each request has its own.
+
+    A model may drop or repeat rows on some inputs only, which no probe at its loading can rule out.
+    """
+    if len(batch) == 1:
+        return True
+    rows = sum([inference.layout.rows for inference in batch])
+    return all(output.shape[:1] == (rows,) for output in outputs)
+
+
+def split(batch: Sequence[Inference], outputs: Sequence[Array]) -> list[Sequence[Array]]:
+    """Returns each request's part of a batch's outputs."""
+    if len(batch) == 1:
+        return [outputs]
+    parts: list[Sequence[Array]] = []
+    begin = 0
+    for inference in batch:
+        end = begin + inference.layout.rows
+        parts.append([output[begin:end] for output in outputs])
+        begin = end
+    return parts

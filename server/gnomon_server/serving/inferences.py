@@ -6,20 +6,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from google.protobuf.message import DecodeError
+
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array, TensorError
-from gnomon_server.errors import GnomonError, Internal
+from gnomon_server.errors import GnomonError, Internal, InvalidRequest
 from gnomon_server.models import requests
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import Answers
-from gnomon_server.serving.batching import Job
-from gnomon_server.serving.execution import Execution, Run
+from gnomon_server.serving.execution import Ended, Execution
 from gnomon_server.serving.feed import Feed
-from gnomon_server.serving.inference import Inference
+from gnomon_server.serving.inference import Inference, Layout, Run, split
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.selection import position, selected
-from gnomon_server.serving.templates import Recognised, Templates
+from gnomon_server.serving.templates import Templates
 from gnomon_server.serving.transport import Call
 from gnomon_server.wire import record
 
@@ -45,11 +46,16 @@ class Inferences:
         if table is not self._table:
             self._turn_to(table)
         known = self._templates.recognise(call.message)
-        inference, job = self._known(call, known) if known is not None else self._parsed(call)
+        if known is not None:
+            layout, request_id, raw = known
+            inference = Inference(call, request_id, layout, raw, None, time.perf_counter(), call.time_remaining())
+        else:
+            inference = self._parsed(call)
         try:
-            self._execution.submit(inference.servable, job)
+            self._execution.submit(inference)
         except GnomonError as error:
-            raise _located(inference.servable, error) from None
+            raise _located(inference.layout.servable, error) from None
+        call.note = inference
         self.in_flight += 1
 
     def after_pass(self) -> None:
@@ -67,107 +73,128 @@ class Inferences:
         self._answers = {servable: Answers(servable.model, servable.version) for servable in servables}
         self._execution.keep(servables)
 
-    def _known(self, call: Call, known: Recognised) -> tuple[Inference, Job]:
-        layout = known.layout
-        route = self._table.models[layout.model]
-        inference = Inference(call, known.id, route, route.resolve(layout.version), layout.outputs)
-        limit, now = call.time_remaining(), time.perf_counter()
-        inputs = layout.arrays(known.raw)
-        return inference, Job(layout.kind, inputs, layout.outputs, layout.rows, limit, now, call.is_over, inference)
-
-    def _parsed(self, call: Call) -> tuple[Inference, Job]:
-        request = requests.parse(call.message)
+    def _parsed(self, call: Call) -> Inference:
+        try:
+            request = pb.ModelInferRequest.FromString(call.message)
+        except DecodeError:
+            size = len(call.message)
+            text = f"ModelInferRequest: expected a protobuf message, received {size} bytes that are none"
+            raise InvalidRequest(text) from None
         route = self._table.model(request.model_name)
         servable = route.resolve(request.model_version)
         model, version, signature = servable.model, servable.version, servable.signature
         inputs = requests.decode_inputs(request, signature, model, version)
         names = tuple(requests.output_names(request, signature, model, version))
-        layout = self._templates.learn(call.message, request, names)
-        rows = len(next(iter(inputs.values()))) if signature.batched and inputs else 1
+        request_id, limit = request.id.encode(), _limit(request, call)
+        role = route.role(servable)
+        layout = self._templates.learn(call.message, request, servable, role, names)
+        if layout is not None:
+            raw = tuple(request.raw_input_contents)
+            return Inference(call, request_id, layout, raw, None, time.perf_counter(), limit)
         shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
-        kind = layout.kind if layout is not None else (names, shapes)
+        rows = len(next(iter(inputs.values()))) if signature.batched and inputs else 1
         typed = request if request.parameters else None
-        inference = Inference(call, request.id.encode(), route, servable, names, typed)
-        limit = _limit(request, call)
-        return inference, Job(kind, inputs, names, rows, limit, time.perf_counter(), call.is_over, inference)
+        layout = Layout(servable, role, (), (), (), names, rows, (role, names, shapes, typed is not None))
+        return Inference(call, request_id, layout, (), inputs, time.perf_counter(), limit, typed)
 
-    def _end(self, job: Job, outputs: Sequence[Array], error: GnomonError | None, run: Run | None) -> None:
+    def _end(self, ended: Ended) -> None:
         """Answers first; everything else comes after."""
-        began = time.perf_counter()
-        inference: Inference = job.owner
-        self.in_flight -= 1
-        call, servable = inference.call, inference.servable
-        note = self._observation.note(call)
-        note.servable, note.role, note.run = servable, inference.role, run
-        response = b""
+        answering = time.perf_counter()
+        batch, run, error = ended.batch, ended.run, ended.error
+        self.in_flight -= len(batch)
+        responses: Sequence[bytes] = ()
         if error is None:
             try:
-                response = self._encoded(inference, outputs)
+                responses = self._encoded(batch, ended.outputs)
             except TensorError as failure:
                 error = Internal(f"output cannot be encoded: {failure}")
+        for inference in batch:
+            inference.run = run
         if error is None:
-            call.answer(response)
+            for inference, response in zip(batch, responses, strict=True):
+                inference.call.answer(response)
         else:
-            call.fail(self._shown(call, servable, error))
-        self._observation.inference(job, run, error, began)
-        # The feeds of now: one that was closed since the request came counts nothing any more.
-        feeds = self._feeds(servable.model) if inference.primary and run is not None else ()
-        if feeds and run is not None:
-            self._mirror(inference, feeds, run, response, error)
+            for inference in batch:
+                inference.call.fail(self._shown(inference, error))
+        self._observation.inferences_ended(batch, run, error, answering)
+        if run is not None and batch[0].primary:
+            # The feeds of now: one that was closed since the request came counts nothing any more.
+            feeds = self._feeds(batch[0].layout.servable.model)
+            if feeds:
+                self._mirror(batch, feeds, run, responses if error is None else None)
 
-    def _encoded(self, inference: Inference, outputs: Sequence[Array]) -> bytes:
-        servable = inference.servable
-        if inference.request is not None:
-            model, version, names = servable.model, servable.version, inference.outputs
-            return requests.encode_response(inference.request, model, version, names, outputs)
+    def _encoded(self, batch: Sequence[Inference], outputs: Sequence[Array]) -> Sequence[bytes]:
+        first = batch[0]
+        servable, names = first.layout.servable, first.layout.outputs
+        if first.request is not None:
+            return [_typed(inference, part) for inference, part in zip(batch, split(batch, outputs), strict=True)]
         answers = self._answers.get(servable)
         if answers is None:
             # The route has moved on since this request came.
             answers = Answers(servable.model, servable.version)
-        return answers.write(inference.id, inference.outputs, outputs)
+        if len({inference.layout.rows for inference in batch}) == 1:
+            return answers.write([inference.id for inference in batch], names, outputs)
+        parts = zip(batch, split(batch, outputs), strict=True)
+        return [answers.write([inference.id], names, part)[0] for inference, part in parts]
 
-    def _shown(self, call: Call, servable: Servable, error: GnomonError) -> GnomonError:
+    def _shown(self, inference: Inference, error: GnomonError) -> GnomonError:
+        servable = inference.layout.servable
         located = _located(servable, error)
         if not isinstance(error, Internal):
             return located
-        trace = self._observation.trace(call).trace_id.hex()
+        trace = self._observation.trace(inference.call).trace_id.hex()
         log.error("%s (trace %s)", located, trace)
         return _located(servable, Internal(f"execution failed; trace {trace}"))
 
     def _mirror(
-        self, inference: Inference, feeds: Sequence[Feed], run: Run, response: bytes, error: GnomonError | None
+        self, batch: Sequence[Inference], feeds: Sequence[Feed], run: Run, responses: Sequence[bytes] | None
     ) -> None:
-        call, version = inference.call, inference.servable.version
-        place = position(inference.id.decode(), call.message) if any(feed.target.sample < 1 for feed in feeds) else 0.0
-        feeds = [feed for feed in feeds if selected(place, feed.target.sample)]
-        if error is not None:
-            for feed in feeds:
-                feed.primary_failed(version)
-        elif feeds:
-            trace = self._observation.trace(call)
-            buffers = record.encode(
-                record.Record(
-                    primary=version,
-                    sampled=trace.sampled,
-                    start_ns=call.start_ns,
-                    end_ns=time.time_ns(),
-                    run_start_ns=run.start_ns,
-                    run_end_ns=run.end_ns,
-                    trace_id=trace.trace_id,
-                    span_id=trace.span_id,
-                    parent_id=trace.parent_id,
-                    peer=call.peer().encode(),
-                    trace_state=trace.trace_state.encode(),
-                    request=call.message,
-                    response=response,
-                )
+        """Hands a batch to those shadows that its requests are selected for; without responses, it has failed."""
+        version = batch[0].layout.servable.version
+        sampled = any(feed.target.sample < 1 for feed in feeds)
+        chosen = feeds
+        for index, inference in enumerate(batch):
+            if sampled:
+                place = position(inference.id.decode(), inference.call.message)
+                chosen = [feed for feed in feeds if selected(place, feed.target.sample)]
+            if responses is None:
+                for feed in chosen:
+                    feed.primary_failed(version)
+            elif chosen:
+                buffers = self._record(inference, run, responses[index])
+                for feed in chosen:
+                    feed.offer(version, buffers)
+
+    def _record(self, inference: Inference, run: Run, response: bytes) -> Sequence[bytes]:
+        call = inference.call
+        trace = self._observation.trace(call)
+        return record.encode(
+            record.Record(
+                primary=inference.layout.servable.version,
+                sampled=trace.sampled,
+                start_ns=call.start_ns,
+                end_ns=time.time_ns(),
+                run_start_ns=run.start_ns,
+                run_end_ns=run.end_ns,
+                trace_id=trace.trace_id,
+                span_id=trace.span_id,
+                parent_id=trace.parent_id,
+                peer=call.peer().encode(),
+                trace_state=trace.trace_state.encode(),
+                request=call.message,
+                response=response,
             )
-            for feed in feeds:
-                feed.offer(version, buffers)
+        )
 
 
 def _located(servable: Servable, error: GnomonError) -> GnomonError:
     return type(error)(f"model '{servable.model}' version '{servable.version}': {error}")
+
+
+def _typed(inference: Inference, outputs: Sequence[Array]) -> bytes:
+    layout, request = inference.layout, inference.request
+    assert request is not None  # noqa: S101 - requests with parameters are of kinds of their own
+    return requests.encode_response(request, layout.servable.model, layout.servable.version, layout.outputs, outputs)
 
 
 def _limit(request: pb.ModelInferRequest, call: Call) -> float | None:

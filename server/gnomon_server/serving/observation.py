@@ -6,33 +6,19 @@ The OpenTelemetry SDK would cost more per request than the model; control export
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from gnomon_server.errors import GnomonError
-from gnomon_server.models.servable import Servable
-from gnomon_server.serving.batching import Job
-from gnomon_server.serving.execution import Run
-from gnomon_server.serving.inference import Inference
+from gnomon_server.serving.inference import Inference, Run
 from gnomon_server.serving.transport import Call
 from gnomon_server.telemetry.sampling import Sampler, TraceContext
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
 from gnomon_server.wire.messages import CallCount, CallTrace, InferenceCount
-from gnomon_server.wire.sizes import Size, Sizes
+from gnomon_server.wire.sizes import Sizes
 
 # Traces kept between two reports.
 MAX_TRACES: Final = 2000
-
-
-@dataclass(slots=True)
-class Note:
-    """What is known of a call while it is under way."""
-
-    trace: TraceContext | None = None
-    servable: Servable | None = None
-    # Of the servable.
-    role: str = "primary"
-    run: Run | None = None
 
 
 class _Inferences:
@@ -71,57 +57,44 @@ class Observation:
         self._sampler = sampler
         self._calls: dict[tuple[str, str], Histogram] = {}
         self._inferences: dict[tuple[str, int, str, str], _Inferences] = {}
-        # The run that was counted last, and where; the requests of a run are finished one after the other.
-        self._counted: Run | None = None
-        self._size = Size(0)
         self._traces: list[CallTrace] = []
         self.traces_dropped = 0
 
-    def note(self, call: Call) -> Note:
-        """Returns the note of a call, made on first use."""
-        if not isinstance(call.note, Note):
-            call.note = Note()
-        return call.note
-
     def trace(self, call: Call) -> TraceContext:
         """Returns the call's place in its trace, decided on first use."""
-        note = self.note(call)
-        if note.trace is None:
-            note.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
-        return note.trace
+        if not isinstance(call.trace, TraceContext):
+            call.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
+        return call.trace
 
-    def inference(self, job: Job, run: Run | None, error: GnomonError | None, answering: float) -> None:
-        """Counts a request that was accepted, and its run once for all requests in it.
+    def inferences_ended(
+        self, batch: Sequence[Inference], run: Run | None, error: GnomonError | None, answering: float
+    ) -> None:
+        """Counts requests of one kind that ended together, and their run once.
 
-        `answering` is the time.perf_counter() at which the writing of its answer began.
+        `answering` is the time.perf_counter() at which the writing of their answers began.
         """
         now = time.perf_counter()
-        inference: Inference = job.owner
-        servable = inference.servable
-        key = (servable.model, servable.version, inference.role, error.status if error else "")
+        layout, requests = batch[0].layout, len(batch)
+        key = (layout.servable.model, layout.servable.version, layout.role, error.status if error else "")
         counts = self._inferences.get(key)
         if counts is None:
             counts = self._inferences[key] = _Inferences()
-        start = inference.call.start
-        counts.durations.add(now - start)
+        counts.durations.add_all([now - inference.call.start for inference in batch])
         if run is None:
             return
-        seconds = (run.end_ns - run.start_ns) * 1e-9
-        counts.runs.add(seconds)
-        counts.queue += run.begun - job.since
-        reading, writing = job.since - start, now - answering
-        counts.inputs += reading + run.joining
+        seconds, writing = (run.end_ns - run.start_ns) * 1e-9, now - answering
+        reading = sum([inference.since - inference.call.start for inference in batch])
+        size = counts.sizes.of(run.rows)
+        counts.runs.add(seconds, requests)
+        counts.batches.add(run.rows)
+        counts.queue += sum([run.begun - inference.since for inference in batch])
+        counts.inputs += reading + requests * run.joining
         counts.outputs += writing
-        if run is not self._counted:
-            self._counted = run
-            counts.batches.add(run.rows)
-            counts.last_ns = run.end_ns
-            size = self._size = counts.sizes.of(run.rows)
-            size.runs += 1
-            size.running += seconds
-            size.inputs += run.joining
-        self._size.inputs += reading
-        self._size.outputs += writing
+        counts.last_ns = run.end_ns
+        size.runs += 1
+        size.running += seconds
+        size.inputs += reading + run.joining
+        size.outputs += writing
 
     def ended(self, call: Call, status: str) -> None:
         """Counts a call as it ends, and keeps its trace if that is sampled."""
@@ -150,13 +123,14 @@ class Observation:
         if len(self._traces) >= MAX_TRACES:
             self.traces_dropped += 1
             return
-        trace = call_trace(call, status, self.trace(call), self.note(call))
-        self._traces.append(trace)
+        self._traces.append(call_trace(call, status, self.trace(call)))
 
 
-def call_trace(call: Call, status: str, context: TraceContext, note: Note) -> CallTrace:
+def call_trace(call: Call, status: str, context: TraceContext) -> CallTrace:
     """Returns what is needed to make the spans of a call that ends now."""
-    servable, run = note.servable, note.run
+    inference = call.note if isinstance(call.note, Inference) else None
+    servable = inference.layout.servable if inference else None
+    run = inference.run if inference else None
     return CallTrace(
         method=call.method,
         status=status,
@@ -171,5 +145,5 @@ def call_trace(call: Call, status: str, context: TraceContext, note: Note) -> Ca
         version=servable.version if servable else 0,
         run_start_ns=run.start_ns if run else 0,
         run_end_ns=run.end_ns if run else 0,
-        role=note.role,
+        role=inference.layout.role if inference else "primary",
     )

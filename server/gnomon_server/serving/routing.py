@@ -28,6 +28,10 @@ class ModelRoute:
     # Versions that are on their way.
     loading: frozenset[int] = frozenset()
 
+    def role(self, servable: Servable) -> str:
+        """Returns the role of one of the versions."""
+        return "primary" if servable is self.primary else "previous"
+
     def resolve(self, version: str) -> Servable:
         """Returns the version that answers; empty is the primary. Raises NotFound, NotReady or InvalidRequest."""
         if not version:

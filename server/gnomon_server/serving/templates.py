@@ -8,15 +8,15 @@ is parsed, so that a template never decides what is valid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
-
-import numpy as np
+from itertools import count
+from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_protos.tensors import FIXED, Array
+from gnomon_protos.tensors import FIXED
+from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import varint
+from gnomon_server.serving.inference import Layout
 
 # Tags of model_name, model_version, id and raw_input_contents: field number << 3 | length-delimited.
 MODEL_NAME: Final = 0x0A
@@ -33,68 +33,69 @@ MOST_ALIKE: Final = 4
 MOST_HEAD: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Everything about a checked request but its id and numbers."""
+# Kinds are told apart even where requests to an older route table still wait.
+_NUMBERS: Final = count()
 
-    model: str
-    version: str
-    # Of each input, in request order.
-    names: tuple[str, ...]
-    dtypes: tuple[np.dtype[np.generic], ...]
-    shapes: tuple[tuple[int, ...], ...]
-    outputs: tuple[str, ...]
-    # Of the first dimension; 1 for a scalar.
-    rows: int
-    # The same number for requests that differ in rows only.
-    kind: int
-
-    def arrays(self, raw: Sequence[bytes]) -> dict[str, Array]:
-        """Returns read-only views of one request's raw contents by input name."""
-        return {
-            name: np.frombuffer(data, dtype).reshape(shape)
-            for name, dtype, shape, data in zip(self.names, self.dtypes, self.shapes, raw, strict=True)
-        }
+# A request that needs no parsing: its layout, its id, and the raw contents of each input.
+Recognised = tuple[Layout, bytes, tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
     layout: Layout
+    # The bytes before the id, and how many come behind it.
+    begin: bytes
+    rest: int
     # The bytes between id and numbers, and the length of the numbers, of each input.
     parts: tuple[tuple[bytes, int], ...]
 
-
-class Recognised(NamedTuple):
-    """A request that needs no parsing."""
-
-    layout: Layout
-    id: bytes
-    # The raw contents of each input.
-    raw: tuple[bytes, ...]
+    def read(self, message: bytes) -> Recognised | None:
+        """Returns the parts of a message that differs from the template's in its id and numbers at most."""
+        begin, position = len(self.begin), len(message) - self.rest
+        if position < begin or not message.startswith(self.begin):
+            return None
+        request_id = b""
+        if position > begin:
+            request_id = message[begin + 2 : position]
+            # Anything but ASCII might be no UTF-8, which only a parser refuses.
+            if message[begin] != ID or message[begin + 1] != len(request_id) or not request_id.isascii():
+                return None
+        raw = []
+        for head, size in self.parts:
+            if not message.startswith(head, position):
+                return None
+            position += len(head) + size
+            raw.append(message[position - size : position])
+        return self.layout, request_id, tuple(raw)
 
 
 class Templates:
     """What was learnt from requests to one route table; a new table begins with none."""
 
     def __init__(self) -> None:
+        # By the bytes before the id and the number of those behind it.
         self._known: dict[tuple[bytes, int], list[_Template]] = {}
         self._kinds: dict[object, int] = {}
+        # The one that fitted last; the next request is often of the same client.
+        self._last: _Template | None = None
 
     def recognise(self, message: bytes) -> Recognised | None:
         """Returns a message's parts if it is like one that was learnt, to the last byte."""
+        if self._last is not None and (found := self._last.read(message)) is not None:
+            return found
         try:
             begin, end = _id_span(message)
         except IndexError:
             return None
         for template in self._known.get((message[:begin], len(message) - end), ()):
-            raw = _numbers(message, end, template.parts)
-            if raw is not None:
-                request_id = message[begin + 2 : end]
-                # Anything but ASCII might be no UTF-8, which only a parser refuses.
-                return Recognised(template.layout, request_id, raw) if request_id.isascii() else None
+            if (found := template.read(message)) is not None:
+                self._last = template
+                return found
         return None
 
-    def learn(self, message: bytes, request: pb.ModelInferRequest, outputs: Sequence[str]) -> Layout | None:
+    def learn(
+        self, message: bytes, request: pb.ModelInferRequest, servable: Servable, role: str, outputs: tuple[str, ...]
+    ) -> Layout | None:
         """Keeps the template of a valid message that was parsed to `request`; returns its layout if it has one."""
         if not _plain(request) or len(self._known) >= MOST:
             return None
@@ -108,25 +109,19 @@ class Templates:
         alike = self._known.setdefault((message[:begin], len(message) - end), [])
         if len(alike) >= MOST_ALIKE:
             return None
-        layout = self._layout(request, outputs)
-        alike.append(_Template(layout, parts))
+        layout = self._layout(request, servable, role, outputs)
+        alike.append(_Template(layout, message[:begin], len(message) - end, parts))
         return layout
 
-    def _layout(self, request: pb.ModelInferRequest, outputs: Sequence[str]) -> Layout:
+    def _layout(self, request: pb.ModelInferRequest, servable: Servable, role: str, outputs: tuple[str, ...]) -> Layout:
         shapes = tuple(tuple(tensor.shape) for tensor in request.inputs)
         names = tuple(tensor.name for tensor in request.inputs)
         dtypes = tuple(FIXED[tensor.datatype] for tensor in request.inputs)
-        kind = (names, dtypes, tuple(shape[1:] for shape in shapes), tuple(outputs))
-        return Layout(
-            model=request.model_name,
-            version=request.model_version,
-            names=names,
-            dtypes=dtypes,
-            shapes=shapes,
-            outputs=tuple(outputs),
-            rows=shapes[0][0] if shapes[0] else 1,
-            kind=self._kinds.setdefault(kind, len(self._kinds)),
-        )
+        kind = (servable, role, names, dtypes, tuple(shape[1:] for shape in shapes), outputs)
+        if kind not in self._kinds:
+            self._kinds[kind] = next(_NUMBERS)
+        rows = shapes[0][0] if shapes[0] else 1
+        return Layout(servable, role, names, dtypes, shapes, outputs, rows, self._kinds[kind])
 
 
 def _id_span(message: bytes) -> tuple[int, int]:
@@ -143,16 +138,6 @@ def _id_span(message: bytes) -> tuple[int, int]:
     if message[begin + 1] >= ONE_BYTE:
         raise IndexError
     return begin, begin + 2 + message[begin + 1]
-
-
-def _numbers(message: bytes, position: int, parts: tuple[tuple[bytes, int], ...]) -> tuple[bytes, ...] | None:
-    raw = []
-    for head, size in parts:
-        if not message.startswith(head, position):
-            return None
-        position += len(head) + size
-        raw.append(message[position - size : position])
-    return tuple(raw)
 
 
 def _plain(request: pb.ModelInferRequest) -> bool:

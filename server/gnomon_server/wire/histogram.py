@@ -37,6 +37,16 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def add_all(self, values: Sequence[float]) -> None:
+        """Counts values, of which there is at least one."""
+        least, most = bisect_left(self.bounds, min(values)), bisect_left(self.bounds, max(values))
+        if least == most:
+            self.counts[least] += len(values)
+        else:
+            for value in values:
+                self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += sum(values)
+
     def snapshot(self) -> HistogramCounts:
         """Returns the counts so far."""
         return HistogramCounts(tuple(self.counts), self.total)

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from gnomon_protos.tensors import Array
 from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.serving.inference import Inference, Layout
 from gnomon_server.serving.transport import Call
 from gnomon_server.wire import hello, record
 from gnomon_server.wire.messages import ShadowFeed, VersionRef
@@ -25,6 +28,8 @@ LINE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (
 class Doubler(Servable):
     """y = 2 x: it waits for `gate` before each run, takes `seconds` for it, and raises `error` if there is one."""
 
+    signature = LINE
+
     def __init__(
         self,
         version: int = 1,
@@ -35,7 +40,7 @@ class Doubler(Servable):
         settings: ModelSettings = MODEL_DEFAULTS,
     ) -> None:
         ref = VersionRef(model, version, f"/models/{model}/{version}")
-        super().__init__(ref, None, LINE, (), f"sha256:{version:064x}", True, settings)
+        super().__init__(ref, None, self.signature, (), f"sha256:{version:064x}", True, settings)
         self.gate, self.error, self.seconds = gate, error, seconds
         # The thread of each run that began.
         self.threads: list[int] = []
@@ -67,10 +72,6 @@ class HeldCall(Call):
         self.result: bytes | GnomonError | None = None
         self.over = asyncio.Event()
 
-    @property
-    def ended(self) -> bool:
-        return self.result is not None
-
     def metadata(self, key: str) -> str | None:
         return self._metadata.get(key)
 
@@ -82,13 +83,31 @@ class HeldCall(Call):
 
     def answer(self, message: bytes) -> None:
         assert self.result is None
-        self.result = message
+        self.result, self.ended = message, True
         self.over.set()
 
     def fail(self, error: GnomonError) -> None:
         assert self.result is None
-        self.result = error
+        self.result, self.ended = error, True
         self.over.set()
+
+
+def inference(
+    servable: Servable,
+    name: str,
+    rows: int = 1,
+    value: float = 1.0,
+    limit: float | None = None,
+    kind: object = "kind",
+    since: float | None = None,
+) -> Inference:
+    """A request for y of a line, by its name, that came at the time.perf_counter() of `since` or just now."""
+    layout = Layout(servable, "primary", ("x",), (np.dtype(np.float32),), ((rows, 3),), ("y",), rows, kind)
+    call = HeldCall()
+    if since is not None:
+        call.start = since
+    raw = np.full((rows, 3), value, np.float32).tobytes()
+    return Inference(call, name.encode(), layout, (raw,), None, call.start, limit)
 
 
 class Reader:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-import numpy as np
 import pytest
-from server.serving.fakes import Doubler
+from server.serving.fakes import Doubler, inference
 
 from gnomon_protos.tensors import Array
 from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError, Internal
-from gnomon_server.serving.batching import Job
-from gnomon_server.serving.execution import LEAVE_SECONDS, PARALLEL, Execution, Run
+from gnomon_server.serving.execution import LEAVE_SECONDS, PARALLEL, Ended, Execution
+from gnomon_server.serving.inference import Run, split
 
 MOST_ROWS = MODEL_DEFAULTS.max_batch
 
 
 class Ends:
-    """What became of the jobs, by their names, in the order of their ends."""
+    """What became of the requests, by their names, in the order of their ends."""
 
     def __init__(self) -> None:
         self.outputs: dict[str, Sequence[Array]] = {}
@@ -31,10 +29,13 @@ class Ends:
         self._thread = threading.get_ident()
         self._changed = asyncio.Event()
 
-    def __call__(self, job: Job, outputs: Sequence[Array], error: GnomonError | None, run: Run | None) -> None:
+    def __call__(self, ended: Ended) -> None:
         assert threading.get_ident() == self._thread
-        assert job.owner not in self.outputs
-        self.outputs[job.owner], self.errors[job.owner], self.runs[job.owner] = outputs, error, run
+        parts = split(ended.batch, ended.outputs) if ended.error is None else [()] * len(ended.batch)
+        for one, outputs in zip(ended.batch, parts, strict=True):
+            name = one.id.decode()
+            assert name not in self.outputs
+            self.outputs[name], self.errors[name], self.runs[name] = outputs, ended.error, ended.run
         self._changed.set()
 
     async def of(self, *names: str) -> None:
@@ -56,13 +57,8 @@ async def execution(ends: Ends) -> AsyncIterator[Execution]:
     await asyncio.to_thread(made.close)
 
 
-def job(name: str, rows: int = 1, value: float = 1.0, limit: float | None = None, since: float = 0.0) -> Job:
-    array = np.full((rows, 3), value, np.float32)
-    return Job("kind", {"x": array}, ("y",), rows, limit, since, lambda: False, name)
-
-
 async def alone(execution: Execution, ends: Ends, servable: Doubler, name: str) -> None:
-    execution.submit(servable, job(name))
+    execution.submit(inference(servable, name))
     execution.start()
     await ends.of(name)
 
@@ -80,7 +76,7 @@ async def test_an_unknown_version_runs_on_a_thread_and_a_quick_one_then_at_once(
         number += 1
         assert number < 10_000
         await alone(execution, ends, quick, str(number))
-    execution.submit(quick, job("at once"))
+    execution.submit(inference(quick, "at once"))
     execution.start()
     assert "at once" in ends.outputs
 
@@ -94,7 +90,7 @@ async def test_a_version_that_takes_long_stays_off_the_loop(execution: Execution
 
 async def test_nothing_begins_before_the_pass_is_over(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    execution.submit(servable, job("one"))
+    execution.submit(inference(servable, "one"))
     await asyncio.sleep(0)
     assert servable.threads == []
     execution.start()
@@ -104,7 +100,7 @@ async def test_nothing_begins_before_the_pass_is_over(execution: Execution, ends
 async def test_what_arrives_together_runs_together_and_each_gets_its_rows(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
     for number in range(4):
-        execution.submit(servable, job(str(number), rows=number, value=number))
+        execution.submit(inference(servable, str(number), rows=number, value=number))
     execution.start()
     await ends.of("0", "1", "2", "3")
     assert len(servable.threads) == 1
@@ -119,8 +115,8 @@ async def test_batches_are_bounded(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
     names = [str(number) for number in range(5)]
     for name in names:
-        execution.submit(servable, job(name, rows=MOST_ROWS // 2))
-    execution.submit(servable, job("great", rows=2 * MOST_ROWS))
+        execution.submit(inference(servable, name, rows=MOST_ROWS // 2))
+    execution.submit(inference(servable, "great", rows=2 * MOST_ROWS))
     execution.start()
     await ends.of(*names, "great")
     runs = [ends.runs[name] for name in (*names, "great")]
@@ -133,8 +129,8 @@ async def test_a_version_whose_rows_depend_on_each_other_runs_each_request_alone
 ) -> None:
     servable = Doubler()
     servable.coalescable = False
-    execution.submit(servable, job("one", rows[0]))
-    execution.submit(servable, job("two", rows[1]))
+    execution.submit(inference(servable, "one", rows[0]))
+    execution.submit(inference(servable, "two", rows[1]))
     execution.start()
     await ends.of("one", "two")
     assert len(servable.threads) == 2
@@ -149,7 +145,7 @@ async def test_in_a_batch_that_fails_only_the_guilty_fail(execution: Execution, 
 
     servable = Picky()
     for name, value in (("good", 1.0), ("bad", -1.0), ("better", 2.0)):
-        execution.submit(servable, job(name, value=value))
+        execution.submit(inference(servable, name, value=value))
     execution.start()
     await ends.of("good", "bad", "better")
     assert {name for name, error in ends.errors.items() if error is not None} == {"bad"}
@@ -166,7 +162,7 @@ async def test_nobody_gets_the_rows_of_another_where_a_model_drops_rows(executio
 
     servable = Filter()
     for name, value in (("dropped", -1.0), ("kept", 3.0)):
-        execution.submit(servable, job(name, value=value))
+        execution.submit(inference(servable, name, value=value))
     execution.start()
     await ends.of("dropped", "kept")
     assert ends.outputs["dropped"][0].tolist() == []
@@ -175,8 +171,8 @@ async def test_nobody_gets_the_rows_of_another_where_a_model_drops_rows(executio
 
 async def test_work_that_waited_longer_than_its_limit_is_not_run(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    execution.submit(servable, job("late", limit=1e-6))
-    execution.submit(servable, job("in time", limit=1e9))
+    execution.submit(inference(servable, "late", limit=1e-6))
+    execution.submit(inference(servable, "in time", limit=1e9))
     execution.start()
     await ends.of("late", "in time")
     late = ends.errors["late"]
@@ -189,9 +185,9 @@ async def test_work_that_waited_longer_than_its_limit_is_not_run(execution: Exec
 
 async def test_work_for_nobody_is_not_run(execution: Execution, ends: Ends) -> None:
     servable = Doubler()
-    abandoned = job("abandoned")
-    abandoned.abandoned = lambda: True
-    execution.submit(servable, abandoned)
+    abandoned = inference(servable, "abandoned")
+    abandoned.call.ended = True
+    execution.submit(abandoned)
     execution.start()
     await ends.of("abandoned")
     assert isinstance(ends.errors["abandoned"], Cancelled)
@@ -204,12 +200,12 @@ async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on
     gate, most = threading.Event(), 20
     blocked, free = Doubler(gate=gate, settings=ModelSettings(max_queue=most)), Doubler(2)
     for number in range(PARALLEL):
-        execution.submit(blocked, job(f"running {number}", rows=MOST_ROWS))
+        execution.submit(inference(blocked, f"running {number}", rows=MOST_ROWS))
     execution.start()
     for number in range(most):
-        execution.submit(blocked, job(str(number)))
+        execution.submit(inference(blocked, str(number)))
     with pytest.raises(Exhausted, match=f"queue: expected at most {most} waiting, received one more"):
-        execution.submit(blocked, job("too much"))
+        execution.submit(inference(blocked, "too much"))
     await alone(execution, ends, free, "free")
     gate.set()
     execution.start()
@@ -224,10 +220,10 @@ PATIENT = ModelSettings(max_batch=4, max_queue_delay=30.0)
 async def test_a_batch_that_may_wait_runs_once_it_is_full(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
     for number in range(3):
-        execution.submit(servable, job(str(number), since=time.perf_counter()))
+        execution.submit(inference(servable, str(number)))
         execution.start()
     assert servable.threads == []
-    execution.submit(servable, job("3", since=time.perf_counter()))
+    execution.submit(inference(servable, "3"))
     execution.start()
     await ends.of("0", "1", "2", "3")
     assert len(servable.threads) == 1
@@ -236,7 +232,7 @@ async def test_a_batch_that_may_wait_runs_once_it_is_full(execution: Execution, 
 async def test_a_batch_that_may_wait_runs_when_its_time_is_over(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=ModelSettings(max_queue_delay=0.01))
     for name in ("one", "two"):
-        execution.submit(servable, job(name, since=time.perf_counter()))
+        execution.submit(inference(servable, name))
         execution.start()
     await ends.of("one", "two")
     assert len(servable.threads) == 1
@@ -244,7 +240,7 @@ async def test_a_batch_that_may_wait_runs_when_its_time_is_over(execution: Execu
 
 async def test_a_request_whose_limit_is_shorter_does_not_wait_for_others(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
-    execution.submit(servable, job("hasty", limit=20.0, since=time.perf_counter()))
+    execution.submit(inference(servable, "hasty", limit=20.0))
     execution.start()
     await ends.of("hasty")
     assert ends.errors["hasty"] is None
@@ -252,10 +248,8 @@ async def test_a_request_whose_limit_is_shorter_does_not_wait_for_others(executi
 
 async def test_a_full_batch_does_not_wait_behind_one_of_another_kind(execution: Execution, ends: Ends) -> None:
     servable = Doubler(settings=PATIENT)
-    execution.submit(servable, job("growing", since=time.perf_counter()))
-    full = job("full", rows=4, since=time.perf_counter())
-    full.key = "another kind"
-    execution.submit(servable, full)
+    execution.submit(inference(servable, "growing"))
+    execution.submit(inference(servable, "full", rows=4, kind="another kind"))
     execution.start()
     await ends.of("full")
     assert "growing" not in ends.outputs
@@ -272,7 +266,7 @@ async def test_a_failure_is_a_result(execution: Execution, ends: Ends) -> None:
 async def test_what_is_let_go_while_it_has_work_still_finishes_it(execution: Execution, ends: Ends) -> None:
     gate = threading.Event()
     leaving = Doubler(gate=gate)
-    execution.submit(leaving, job("one"))
+    execution.submit(inference(leaving, "one"))
     execution.start()
     execution.keep(())
     gate.set()
@@ -282,7 +276,7 @@ async def test_what_is_let_go_while_it_has_work_still_finishes_it(execution: Exe
 
 async def test_closing_waits_for_runs_in_progress(ends: Ends) -> None:
     execution, gate = Execution(ends), threading.Event()
-    execution.submit(Doubler(gate=gate), job("one"))
+    execution.submit(inference(Doubler(gate=gate), "one"))
     execution.start()
     closing = asyncio.create_task(asyncio.to_thread(execution.close))
     await asyncio.sleep(0)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
 from raw_calls import output, request, typed
-from server.serving.fakes import Doubler, HeldCall, Reader, shadow
+from server.serving.fakes import LINE, Doubler, HeldCall, Reader, shadow
 
 from gnomon_protos import inference_pb2 as pb
+from gnomon_protos.tensors import Array
 from gnomon_server.errors import Internal, InvalidRequest, NotFound
+from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.serving.execution import PARALLEL
 from gnomon_server.serving.feed import Feed
 from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import MAX_TRACES, Observation
@@ -34,11 +38,16 @@ class Bench:
         self.inferences = Inferences(self.observation, lambda _: self.feeds)
         self.table = RouteTable({"line": ModelRoute("line", primary, {1: primary, 2: Doubler(2)}, ())})
 
-    async def ask(self, message: pb.ModelInferRequest, **call: str) -> HeldCall:
-        """Has one request answered, with its `call` metadata."""
+    def put(self, message: pb.ModelInferRequest, **call: str) -> HeldCall:
+        """Has one request accepted, with its `call` metadata."""
         held = HeldCall(message.SerializeToString(), metadata=call)
         self.inferences.accept(held, self.table)
         self.inferences.after_pass()
+        return held
+
+    async def ask(self, message: pb.ModelInferRequest, **call: str) -> HeldCall:
+        """Has one request answered."""
+        held = self.put(message, **call)
         await asyncio.wait_for(held.over.wait(), 30)
         self.observation.ended(held, held.result.status if isinstance(held.result, Exception) else "OK")
         return held
@@ -83,6 +92,36 @@ async def test_a_request_sees_the_table_of_its_moment(bench: Bench) -> None:
     with pytest.raises(NotFound):
         await bench.ask(message)
     assert bench.inferences.in_flight == 0
+
+
+class Both(Doubler):
+    """y = 2 x and z = -x."""
+
+    signature = Signature(LINE.inputs, (*LINE.outputs, TensorSpec("z", "FP32", (-1, 3))))
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        (twice,) = super().run(inputs, ("y",))
+        return [{"y": twice, "z": -inputs["x"]}[name] for name in outputs]
+
+
+async def test_what_waits_while_the_route_changes_is_not_joined_with_what_comes_after_it() -> None:
+    def asking(name: str, output: str) -> pb.ModelInferRequest:
+        made = request("line", {"x": ROW}, id=name)
+        made.outputs.add(name=output)
+        return made
+
+    gate = threading.Event()
+    bench = Bench(Both(1, gate=gate))
+    # The first ones run on threads, so that the others wait.
+    before = [bench.put(asking(str(number), "y")) for number in range(PARALLEL + 1)]
+    bench.table = RouteTable(dict(bench.table.models))
+    after = bench.put(asking("after", "z"))
+    after_too = bench.put(asking("after too", "z"))
+    gate.set()
+    for call, expected in (*((call, 2 * ROW) for call in before), (after, -ROW), (after_too, -ROW)):
+        await asyncio.wait_for(call.over.wait(), 30)
+        assert output(answered(call)).tolist() == expected.tolist()
+    await asyncio.to_thread(bench.inferences.close)
 
 
 async def test_a_refused_request_reaches_no_counter_of_inferences(bench: Bench) -> None:

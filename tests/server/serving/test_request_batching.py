@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from server.serving.fakes import Doubler, inference
 
-from gnomon_server.serving.batching import Job, Waiting, divisible, joined, split
+from gnomon_server.serving.batching import Waiting
+from gnomon_server.serving.inference import Inference, divisible, joined, split
 
+SERVABLE = Doubler()
 JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=40)
 
 
-def job(kind: str, rows: int, number: int) -> Job:
-    return Job(kind, {"x": np.full((rows, 2), number)}, ("y",), rows, None, 0.0, lambda: False, number)
+def job(kind: str, rows: int, number: int) -> Inference:
+    return inference(SERVABLE, str(number), rows, value=number, kind=kind)
+
+
+def number(of: Inference) -> int:
+    return int(of.id)
 
 
 @given(JOBS, st.integers(1, 12))
@@ -20,39 +27,39 @@ def test_every_job_is_taken_once_in_batches_of_one_kind_within_the_bound(
     jobs: list[tuple[str, int]], most_rows: int
 ) -> None:
     waiting = Waiting(most_rows)
-    for number, (kind, rows) in enumerate(jobs):
-        waiting.put(job(kind, rows, number))
+    for index, (kind, rows) in enumerate(jobs):
+        waiting.put(job(kind, rows, index))
     assert waiting.size == len(jobs)
-    taken: list[Job] = []
+    taken: list[Inference] = []
     while batch := waiting.take():
-        assert len({found.key for found in batch}) == 1
-        assert len(batch) == 1 or (most_rows > 1 and sum(found.rows for found in batch) <= most_rows)
+        assert len({found.layout.kind for found in batch}) == 1
+        assert len(batch) == 1 or (most_rows > 1 and sum(found.layout.rows for found in batch) <= most_rows)
         taken += batch
         assert waiting.size == len(jobs) - len(taken)
-    assert sorted(found.owner for found in taken) == list(range(len(jobs)))
+    assert sorted(number(found) for found in taken) == list(range(len(jobs)))
     for kind in "abc":
-        numbers = [found.owner for found in taken if found.key == kind]
+        numbers = [number(found) for found in taken if found.layout.kind == kind]
         assert numbers == sorted(numbers)
 
 
 def test_a_kind_that_never_runs_dry_does_not_starve_another() -> None:
     waiting = Waiting(4)
-    for number in range(8):
-        waiting.put(job("busy", 2, number))
+    for index in range(8):
+        waiting.put(job("busy", 2, index))
     waiting.put(job("rare", 1, 99))
-    assert [found.owner for found in waiting.take()] == [0, 1]
+    assert [number(found) for found in waiting.take()] == [0, 1]
     waiting.put(job("busy", 2, 8))
-    assert [found.owner for found in waiting.take()] == [99]
+    assert [number(found) for found in waiting.take()] == [99]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=10))
 def test_what_is_joined_is_split_into_the_same_parts(rows: list[int]) -> None:
-    batch = [job("a", count, number) for number, count in enumerate(rows)]
+    batch = [job("a", count, index) for index, count in enumerate(rows)]
     together = joined(batch)["x"]
-    assert together.shape == (sum(rows), 2)
+    assert together.shape == (sum(rows), 3)
     assert divisible(batch, [together])
     for found, (part,) in zip(batch, split(batch, [together]), strict=True):
-        assert part.tolist() == found.inputs["x"].tolist()
+        assert part.tolist() == [[float(number(found))] * 3] * found.layout.rows
 
 
 def test_outputs_that_have_not_a_row_for_each_row_cannot_be_split() -> None:

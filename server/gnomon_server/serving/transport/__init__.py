@@ -23,30 +23,23 @@ Pairs = Sequence[tuple[str, str | bytes]]
 class Call(ABC):
     """One call on the way; belongs to the event loop of its transport."""
 
-    __slots__ = ("initial", "message", "method", "note", "start", "start_ns", "trailing")
+    # What the handler and the observer want to remember.
+    note: object = None
+    trace: object = None
+    # Metadata to send before the first message, and with the status.
+    initial: Pairs = ()
+    trailing: Pairs = ()
+    # Whether the call is answered, failed, cancelled or past its deadline, so that work for it is in vain.
+    ended = False
 
-    def __init__(self, method: str, message: bytes) -> None:
+    def __init__(self, method: str, message: bytes, start: float | None = None, start_ns: int | None = None) -> None:
+        """Takes when the call came, by time.perf_counter() and as nanoseconds since the epoch; else it is now."""
         # Full name without the leading slash; "_OTHER" where the table has no such method.
         self.method = method
         # The serialised request; empty on a stream.
         self.message = message
-        self.start = time.perf_counter()
-        # Nanoseconds since the epoch.
-        self.start_ns = time.time_ns()
-        # What the handler wants the observer to know.
-        self.note: object = None
-        # Metadata to send before the first message, and with the status.
-        self.initial: Pairs = ()
-        self.trailing: Pairs = ()
-
-    @property
-    @abstractmethod
-    def ended(self) -> bool:
-        """Whether the call is answered, failed, cancelled or past its deadline, so that work for it is in vain."""
-
-    def is_over(self) -> bool:
-        """Returns `ended`, as a function to be called later."""
-        return self.ended
+        self.start = time.perf_counter() if start is None else start
+        self.start_ns = time.time_ns() if start_ns is None else start_ns
 
     @abstractmethod
     def metadata(self, key: str) -> str | None:

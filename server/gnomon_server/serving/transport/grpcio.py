@@ -88,6 +88,7 @@ class _Handlers(grpc.GenericRpcHandler):
                 await self._abort(call, error)
                 raise
             except asyncio.CancelledError:
+                call.ended = True
                 self._observer(call, broken_off(call))
                 raise
             self._observer(call, "OK")
@@ -131,17 +132,11 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class _GrpcioCall(Call):
-    __slots__ = ("_sent_initial", "context", "end")
-
     def __init__(self, method: str, message: bytes, context: Any) -> None:
         super().__init__(method, message)
         self.context = context
         self.end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._sent_initial = False
-
-    @property
-    def ended(self) -> bool:
-        return self.end.done()
 
     def metadata(self, key: str) -> str | None:
         for name, value in self.context.invocation_metadata() or ():
@@ -164,11 +159,13 @@ class _GrpcioCall(Call):
         return seconds
 
     def answer(self, message: bytes) -> None:
-        if not self.end.done():
+        if not self.ended:
+            self.ended = True
             self.end.set_result(message)
 
     def fail(self, error: GnomonError) -> None:
-        if not self.end.done():
+        if not self.ended:
+            self.ended = True
             self.end.set_exception(error)
 
     async def send_metadata(self) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Http2Call(Call):
     """A call; belongs to the event loop of its connection."""
 
-    __slots__ = ("_connection", "_deadline", "_headers", "over", "stream", "tick")
+    # What the deadlines need to forget it; 0 without one.
+    tick = 0
 
     def __init__(
         self, connection: Connection, stream: int, headers: Headers, method: str, timeout: float | None, message: bytes
@@ -29,18 +30,6 @@ class Http2Call(Call):
         self._headers = headers
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self.stream = stream
-        self.over = False
-        # What the deadlines need to forget it; 0 without one.
-        self.tick = 0
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over."""
-        return self.over
-
-    def is_over(self) -> bool:
-        """Returns `ended`."""
-        return self.over
 
     def metadata(self, key: str) -> str | None:
         """Returns the first text value of a metadata key, or None."""
@@ -60,12 +49,12 @@ class Http2Call(Call):
 
     def answer(self, message: bytes) -> None:
         """Ends the call with OK; does nothing if it is over."""
-        if not self.over:
+        if not self.ended:
             self._connection.answer(self, message)
 
     def fail(self, error: GnomonError) -> None:
         """Ends the call with an error's status and text; does nothing if it is over."""
-        if not self.over:
+        if not self.ended:
             self._connection.finish(self, error.status, str(error))
 
     def expire(self) -> None:

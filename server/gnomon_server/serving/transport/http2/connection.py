@@ -128,7 +128,7 @@ class Connection:
 
     def answer(self, call: Http2Call, message: bytes) -> None:
         """Ends a unary call with OK."""
-        call.over = True
+        call.ended = True
         self.session.answer(call.stream, message, call.initial, call.trailing)
         if len(message) > LARGE and self._clogged:
             self._stuck = True
@@ -136,7 +136,7 @@ class Connection:
 
     def finish(self, call: Http2Call, status: str, text: str) -> None:
         """Ends a call with a status."""
-        call.over = True
+        call.ended = True
         self.session.finish(call.stream, status, status_text(text), call.initial, call.trailing)
         self._over(call, status)
 
@@ -320,7 +320,7 @@ class Connection:
     def _cancel(self, cancelled: Cancelled) -> None:
         call = self._calls.get(cancelled.stream)
         if call is not None:
-            call.over = True
+            call.ended = True
             self._over(call, broken_off(call) if cancelled.status == "CANCELLED" else cancelled.status)
         task = self._tasks.get(cancelled.stream)
         if task is not None:
@@ -334,14 +334,14 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - as above
             call.fail(_known(call, error))
         else:
-            if not call.over:
+            if not call.ended:
                 self.finish(call, "OK", "")
 
     async def _send(self, call: Http2Call, message: bytes) -> None:
         """Sends a message; returns once there is room for the next."""
         self.session.send(call.stream, message, call.initial)
         self._transport.touch(self)
-        while not call.over and (self.session.queued(call.stream) > SEND or self._clogged):
+        while not call.ended and (self.session.queued(call.stream) > SEND or self._clogged):
             self._room.clear()
             await self._room.wait()
 
