@@ -19,6 +19,7 @@ from gnomon_server.wire.messages import (
     FrontendAck,
     FrontendPlan,
     FrontendReport,
+    ReportNow,
     ShadowFeed,
     ToChild,
     VersionRef,
@@ -42,6 +43,8 @@ async def main(descriptor: int, behaviour: str) -> None:
             channel.send(WorkerAck(state(message.version)))
         elif isinstance(message, FrontendPlan):
             follow(channel, message)
+        elif isinstance(message, ReportNow) and behaviour != "silent":
+            channel.send(FrontendReport((), (), (), (), 0, 0, message.number))
         elif isinstance(message, Drain) and behaviour != "stubborn":
             channel.send(Drained())
             await channel.flush()

@@ -10,6 +10,7 @@
     ├── Cancelled            CANCELLED            the caller gave up
     ├── Refused              FAILED_PRECONDITION  a change that the state does not allow
     │   └── LoadError                             a version that cannot be served
+    ├── Forbidden            PERMISSION_DENIED    a change that a setting would have to allow
     └── Internal             INTERNAL             a failure whose detail stays in the log
 
 The status is a name of grpc.StatusCode, kept as text so that only the transports import grpc.
@@ -17,7 +18,8 @@ The status is a name of grpc.StatusCode, kept as text so that only the transport
 
 from __future__ import annotations
 
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Final
 
 
 class GnomonError(Exception):
@@ -78,7 +80,21 @@ class LoadError(Refused):
     """A version that cannot be served, with the reason."""
 
 
+class Forbidden(GnomonError):
+    """The settings do not allow it."""
+
+    status = "PERMISSION_DENIED"
+
+
 class Internal(GnomonError):
     """A failure inside; details are in the log only."""
 
     status = "INTERNAL"
+
+
+BY_STATUS: Final = MappingProxyType({error.status: error for error in GnomonError.__subclasses__()})
+
+
+def error_of(status: str, text: str) -> GnomonError:
+    """Returns an error that came from another process; Internal for a status that is none of these."""
+    return BY_STATUS.get(status, Internal)(text)

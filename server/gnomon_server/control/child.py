@@ -50,6 +50,11 @@ class Child:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def alive(self) -> bool:
+        """Whether there is a life that can be told something."""
+        return self._channel is not None
+
+    @property
     def pid(self) -> int | None:
         """The process id of the current life."""
         return self._process.pid if self._process else None

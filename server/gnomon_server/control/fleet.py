@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Final
@@ -22,11 +22,14 @@ from gnomon_server.control.worker import Worker
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
 from gnomon_server.wire.messages import (
+    Answer,
     CallTrace,
     FromChild,
     FrontendAck,
     FrontendPlan,
     FrontendReport,
+    Question,
+    ReportNow,
     ShadowTrace,
     VersionRef,
     VersionState,
@@ -37,7 +40,10 @@ from gnomon_server.wire.messages import (
 log = logging.getLogger(__name__)
 
 Traces = Callable[[Sequence[CallTrace], Sequence[ShadowTrace]], None]
+Answering = Callable[[Question], Awaitable[Answer]]
 FRONTEND: Final = "gnomon_server.serving"
+# Seconds in which a frontend that is well reports when it is asked to.
+REPORT_SECONDS: Final = 1.0
 
 
 class Fleet:
@@ -53,19 +59,24 @@ class Fleet:
             raise Refused(f"no folder for temporary files can be written ({error}): set TMPDIR to one") from None
         self._frontends = [self._frontend(index) for index in range(settings.workers)]
         self._workers: dict[Key, Worker] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._routes: Mapping[str, Route] = {}
         self._refs: Mapping[Key, VersionRef] = {}
         self._warm: frozenset[Key] = frozenset()
         self._plan = FrontendPlan(0, ())
         self._acks: dict[Child, FrontendAck] = {}
-        self._acked = asyncio.Condition()
+        # Whether an ack or a report has come that someone may wait for.
+        self._heard_of = asyncio.Condition()
         self._reports: dict[Child, FrontendReport] = {}
+        # Of the newest ReportNow.
+        self._asked = 0
+        self._answering: Answering | None = None
         # What frontends counted that are gone.
         self._departed = FrontendReport((), (), (), (), 0, 0)
 
-    def start(self) -> None:
-        """Starts the frontends; shadow workers start as routes ask for them."""
+    def start(self, answering: Answering | None = None) -> None:
+        """Starts the frontends, whose questions `answering` answers; shadow workers start as routes ask for them."""
+        self._answering = answering
         for frontend in self._frontends:
             frontend.start()
 
@@ -99,6 +110,19 @@ class Fleet:
         """What all frontends have counted since control began."""
         return reduce(totals.added, self._reports.values(), self._departed)
 
+    async def counts_of_now(self) -> FrontendReport:
+        """Returns the counts after every frontend has reported anew; of one that does not, what it said last."""
+        self._asked += 1
+        number = self._asked
+        for frontend in self._frontends:
+            frontend.send(ReportNow(number))
+        try:
+            async with self._heard_of, asyncio.timeout(REPORT_SECONDS):
+                await self._heard_of.wait_for(lambda: all(self._reported(f, number) for f in self._frontends))
+        except TimeoutError:
+            log.warning("not every frontend reported within %g s", REPORT_SECONDS)
+        return self.counts
+
     def wish(
         self, routes: Mapping[str, Route], refs: Mapping[Key, VersionRef], warm: frozenset[Key] = frozenset()
     ) -> int:
@@ -110,8 +134,8 @@ class Fleet:
     async def settled(self, generation: int, seconds: float) -> None:
         """Waits until every frontend has made a generation true; raises NotReady if that takes too long."""
         try:
-            async with self._acked, asyncio.timeout(seconds):
-                await self._acked.wait_for(lambda: self._settled(generation))
+            async with self._heard_of, asyncio.timeout(seconds):
+                await self._heard_of.wait_for(lambda: self._settled(generation))
         except TimeoutError:
             raise NotReady(f"not every frontend followed within {seconds:g} s") from None
 
@@ -142,13 +166,17 @@ class Fleet:
     async def stop(self, grace: float) -> None:
         """Drains frontends first, then what they handed to the workers; kills what does not end."""
         await asyncio.gather(*(frontend.drain(grace) for frontend in self._frontends))
-        await asyncio.gather(*(worker.child.drain(grace) for worker in self._workers.values()), *self._retiring)
+        await asyncio.gather(*(worker.child.drain(grace) for worker in self._workers.values()), *self._tasks)
         self._folder.cleanup()
 
     def _settled(self, generation: int) -> bool:
         return all(
             frontend in self._acks and self._acks[frontend].generation >= generation for frontend in self._frontends
         )
+
+    def _reported(self, frontend: Child, number: int) -> bool:
+        report = self._reports.get(frontend)
+        return not frontend.alive or (report is not None and report.number >= number)
 
     def _replan(self) -> int:
         feeds = {key: worker.feed for key, worker in self._workers.items() if worker.feed is not None}
@@ -171,9 +199,7 @@ class Fleet:
             self._workers[key] = worker
             worker.child.start()
         for key in self._workers.keys() - wanted:
-            task = asyncio.create_task(self._retire(self._workers.pop(key)))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._begin(self._retire(self._workers.pop(key)))
 
     async def _retire(self, worker: Worker) -> None:
         """Ends a worker once no frontend feeds it any more, so that what was handed over is still compared."""
@@ -196,15 +222,20 @@ class Fleet:
             self._acks[frontend] = message
             self._notify()
         elif isinstance(message, FrontendReport):
-            self._reports[frontend] = message
+            before, self._reports[frontend] = self._reports.get(frontend), message
             self._ledger.frontend_reported(message.feeds)
             self._traces(message.traces, ())
+            if before is None or message.number > before.number:
+                self._notify()
+        elif isinstance(message, Question) and self._answering is not None:
+            self._begin(self._answer(frontend, self._answering(message)))
 
     def _died(self, frontend: Child) -> None:
         self._acks.pop(frontend, None)
         report = self._reports.pop(frontend, None)
         if report is not None:
             self._departed = totals.added(self._departed, report)
+        self._notify()
 
     def worker_heard(self, message: FromChild) -> None:
         """Takes what a shadow worker says."""
@@ -218,11 +249,21 @@ class Fleet:
         """Takes that a life of a shadow worker is over, after its last message."""
         self._ledger.epoch_ended(epoch)
 
+    async def _answer(self, frontend: Child, answering: Awaitable[Answer]) -> None:
+        life = frontend.life
+        answer = await answering
+        # Another life has other questions under the same numbers.
+        if frontend.life == life:
+            frontend.send(answer)
+
     def _notify(self) -> None:
         async def notify() -> None:
-            async with self._acked:
-                self._acked.notify_all()
+            async with self._heard_of:
+                self._heard_of.notify_all()
 
-        task = asyncio.create_task(notify())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._begin(notify())
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -18,6 +18,7 @@ import msgspec
 
 from gnomon_server.config import Settings
 from gnomon_server.control import service, snapshots
+from gnomon_server.control.answers import Answers
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -102,7 +103,7 @@ class Server:
         server, control_port = await service.serve(control, settings.control)
         stack.push_async_callback(server.stop, 1.0)
         telemetry.start(_threadsafe(asyncio.get_running_loop(), snapshot))
-        fleet.start()
+        fleet.start(Answers(fleet).answer)
         await operations.look()
         await self._settle(fleet)
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.

@@ -15,6 +15,7 @@ from gnomon_server.serving.health import Health
 from gnomon_server.serving.holdings import Holdings
 from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
 from gnomon_server.serving.transport import tls
@@ -22,6 +23,7 @@ from gnomon_server.serving.transport.choice import transport
 from gnomon_server.telemetry.sampling import Sampler
 from gnomon_server.wire.channel import Channel
 from gnomon_server.wire.messages import (
+    Answer,
     Drain,
     Drained,
     FeedCount,
@@ -29,6 +31,7 @@ from gnomon_server.wire.messages import (
     FrontendPlan,
     FrontendReport,
     ModelPlan,
+    ReportNow,
     ShadowFeed,
     ToChild,
 )
@@ -52,10 +55,13 @@ class Frontend:
         self._closed_counts: list[FeedCount] = []
         self._plans: asyncio.Queue[FrontendPlan] = asyncio.Queue()
         self._planned = False
+        # Of the newest report that control asked for.
+        self._number = 0
+        self._questions = Questions(channel.send)
         services = (service.NAME, health.NAME)
         self._health = Health(services)
         methods = {
-            **Service(self, self._inferences).methods(),
+            **Service(self, self._inferences, self._questions, settings).methods(),
             **self._health.methods(),
             **reflection.methods(services),
         }
@@ -93,6 +99,11 @@ class Frontend:
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, FrontendPlan):
                 self._plans.put_nowait(message)
+            elif isinstance(message, Answer):
+                self._questions.answered(message)
+            elif isinstance(message, ReportNow):
+                self._number = message.number
+                self._report()
             elif isinstance(message, Drain):
                 return message.grace_seconds
         return 0.0
@@ -161,6 +172,7 @@ class Frontend:
                 traces=self._observation.take_traces(),
                 traces_dropped=self._observation.traces_dropped,
                 in_flight=self._inferences.in_flight,
+                number=self._number,
             )
         )
         # Counts are cumulative: what control has read of a closed feed, it keeps.
@@ -170,6 +182,7 @@ class Frontend:
         """Refuses, answers what is in, hands the rest of the mirror over, reports."""
         self.draining = True
         self._health.end()
+        self._questions.close()
         await self._transport.drain(grace)
         self._inferences.close()
         for feed in self._feeds.values():

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from gnomon_server.errors import InvalidRequest, NotFound
+from gnomon_server.errors import NotFound
 from gnomon_server.models.requests import quoted
+from gnomon_server.serving.methods import parsed
 from gnomon_server.serving.transport import Call, Methods, Stream, Unary
 
 NAME: Final = "grpc.health.v1.Health"
@@ -72,11 +72,5 @@ class Health:
 
 
 def _service(message: bytes) -> str:
-    try:
-        service: str = health_pb2.HealthCheckRequest.FromString(message).service
-    except DecodeError:
-        size = len(message)
-        raise InvalidRequest(
-            f"HealthCheckRequest: expected a protobuf message, received {size} bytes that are none"
-        ) from None
+    service: str = parsed(health_pb2.HealthCheckRequest, message).service
     return service

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from gnomon_server.errors import InvalidRequest
+from gnomon_server.serving.methods import parsed
 from gnomon_server.serving.transport import Call, Methods, Stream
 
 NAME: Final = "grpc.reflection.v1alpha.ServerReflection"
@@ -20,10 +19,7 @@ def methods(services: tuple[str, ...]) -> Methods:
 
     async def requests(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         async for message in messages:
-            try:
-                yield reflection_pb2.ServerReflectionRequest.FromString(message)
-            except DecodeError:
-                raise InvalidRequest("ServerReflectionRequest: expected a protobuf message") from None
+            yield parsed(reflection_pb2.ServerReflectionRequest, message)
 
     async def info(_: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for response in servicer.ServerReflectionInfo(requests(messages), None):

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import version as installed_version
-from typing import Final, Protocol, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Final, Protocol
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.errors import InvalidRequest, NotFound, NotReady
+from gnomon_server.config import Settings
+from gnomon_server.errors import NotFound, NotReady
 from gnomon_server.models.signature import TensorSpec
+from gnomon_server.serving.configuration import PLATFORM, config
 from gnomon_server.serving.inferences import Inferences
+from gnomon_server.serving.methods import asking, unary
+from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.routing import RouteTable
+from gnomon_server.serving.statistics import statistics
 from gnomon_server.serving.transport import Call, Methods, Unary
+from gnomon_server.wire.messages import CountsWanted
 
 NAME: Final = "inference.GRPCInferenceService"
 # Names of the Open Inference Protocol's extensions that really work here.
-EXTENSIONS: Final = ("binary_tensor_data", "parameters")
-PLATFORM: Final = "onnxruntime_onnx"
-
-Request = TypeVar("Request", bound=Message)
+EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 
 
 class State(Protocol):
@@ -40,21 +40,25 @@ class State(Protocol):
 
 
 class Service:
-    """The six methods of the Open Inference Protocol."""
+    """The six methods of the Open Inference Protocol, and what Triton adds about single models."""
 
-    def __init__(self, state: State, inferences: Inferences) -> None:
+    def __init__(self, state: State, inferences: Inferences, questions: Questions, settings: Settings) -> None:
         self._state = state
         self._inferences = inferences
+        self._questions = questions
+        self._settings = settings
 
     def methods(self) -> Methods:
         """Returns the method table."""
         return {
-            f"{NAME}/ServerLive": _unary(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
-            f"{NAME}/ServerReady": _unary(pb.ServerReadyRequest, self._server_ready),
-            f"{NAME}/ServerMetadata": _unary(pb.ServerMetadataRequest, _server_metadata),
-            f"{NAME}/ModelReady": _unary(pb.ModelReadyRequest, self._model_ready),
-            f"{NAME}/ModelMetadata": _unary(pb.ModelMetadataRequest, self._model_metadata),
+            f"{NAME}/ServerLive": unary(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            f"{NAME}/ServerReady": unary(pb.ServerReadyRequest, self._server_ready),
+            f"{NAME}/ServerMetadata": unary(pb.ServerMetadataRequest, _server_metadata),
+            f"{NAME}/ModelReady": unary(pb.ModelReadyRequest, self._model_ready),
+            f"{NAME}/ModelMetadata": unary(pb.ModelMetadataRequest, self._model_metadata),
             f"{NAME}/ModelInfer": Unary(self._model_infer),
+            f"{NAME}/ModelConfig": unary(pb.ModelConfigRequest, self._model_config),
+            f"{NAME}/ModelStatistics": asking(pb.ModelStatisticsRequest, self._model_statistics),
         }
 
     def _server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
@@ -81,17 +85,22 @@ class Service:
     def _model_infer(self, call: Call) -> None:
         self._inferences.accept(call, self._state.table)
 
+    def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        route = self._state.table.model(request.name)
+        servable = route.resolve(request.version)
+        return pb.ModelConfigResponse(config=config(servable, route.versions, self._settings.workers))
 
-def _unary(kind: type[Request], answer: Callable[[Request], Message]) -> Unary:
-    def handle(call: Call) -> None:
-        try:
-            request = kind.FromString(call.message)
-        except DecodeError:
-            size, name = len(call.message), kind.DESCRIPTOR.name
-            raise InvalidRequest(f"{name}: expected a protobuf message, received {size} bytes that are none") from None
-        call.answer(answer(request).SerializeToString())
+    def _model_statistics(self, call: Call, request: pb.ModelStatisticsRequest) -> None:
+        versions = self._versions(request.name, request.version)
+        self._questions.ask(call, CountsWanted(), lambda given: statistics(versions, given.inferences))
 
-    return Unary(handle)
+    def _versions(self, model: str, version: str) -> list[tuple[str, int]]:
+        """Returns the versions that can answer: all of them without a name, those of one model, or one."""
+        table = self._state.table
+        routes = [table.model(model)] if model else [route for _, route in sorted(table.models.items())]
+        if model and (version or not routes[0].versions):
+            return [(model, routes[0].resolve(version).version)]
+        return [(route.name, number) for route in routes for number in sorted(route.versions)]
 
 
 def _server_metadata(_: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:

@@ -69,6 +69,12 @@ class Drain(_Message, frozen=True, tag="drain"):
     grace_seconds: float
 
 
+class ReportNow(_Message, frozen=True, tag="report_now"):
+    """Report at once; numbers rise."""
+
+    number: int
+
+
 class VersionState(msgspec.Struct, frozen=True):
     """How a child's attempt at a version stands."""
 
@@ -214,6 +220,8 @@ class FrontendReport(_Message, frozen=True, tag="frontend_report"):
     # Traces that were left out for want of room.
     traces_dropped: int
     in_flight: int
+    # Of the newest ReportNow that it answers.
+    number: int = 0
 
 
 class OutputTally(msgspec.Struct, frozen=True):
@@ -276,9 +284,46 @@ class WorkerReport(_Message, frozen=True, tag="worker_report"):
     traces_dropped: int
 
 
+class CountsWanted(msgspec.Struct, frozen=True, tag=True):
+    """What all frontends have counted until now."""
+
+
+class Counts(msgspec.Struct, frozen=True, tag=True):
+    """The answer to CountsWanted."""
+
+    inferences: tuple[InferenceCount, ...]
+
+
+class Failure(msgspec.Struct, frozen=True, tag=True):
+    """The answer of whoever cannot give another."""
+
+    # The name of a grpc.StatusCode.
+    status: str
+    text: str
+
+
+Wanted = CountsWanted
+Given = Counts | Failure
+
+
+class Question(_Message, frozen=True, tag="question"):
+    """What a frontend needs of control to answer a client."""
+
+    # Of one life of a frontend.
+    number: int
+    wanted: Wanted
+
+
+class Answer(_Message, frozen=True, tag="answer"):
+    """The answer to the question of that number."""
+
+    number: int
+    given: Given
+
+
 class Drained(_Message, frozen=True, tag="drained"):
     """The last message of a child: its reports are complete."""
 
 
-ToChild = FrontendPlan | WorkerPlan | Drain
-FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Drained
+ToChild = FrontendPlan | WorkerPlan | Drain | ReportNow | Answer
+FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Drained

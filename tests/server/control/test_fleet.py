@@ -111,3 +111,22 @@ async def test_a_worker_whose_version_is_no_shadow_any_more_ends_and_leaves_noth
         await rig.until(lambda: not process.is_running())
         await rig.until(lambda: rig.ledger.totals(pair).outcomes.dropped == 1)
         assert rig.ledger.totals(pair).outcomes.pending == 0
+
+
+async def test_the_counts_of_now_are_those_after_every_frontend_has_reported_anew(tmp_path: Path) -> None:
+    async with fleets.running(tmp_path, workers=2) as rig:
+        await rig.until(lambda: calls(rig) == 2)
+        # The program forgets its calls when it is asked.
+        assert (await rig.fleet.counts_of_now()).calls == ()
+
+
+async def test_a_frontend_that_does_not_report_counts_as_it_did_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon_server.control.fleet.REPORT_SECONDS", 0.05)
+    async with fleets.running(tmp_path, workers=2) as rig:
+        await rig.until(lambda: calls(rig) == 2)
+        psutil.Process(rig.fleet.pids["frontend-1"]).suspend()
+        counts = await rig.fleet.counts_of_now()
+        assert sum(sum(count.durations.counts) for count in counts.calls) == 1
+        psutil.Process(rig.fleet.pids["frontend-1"]).resume()
