@@ -358,6 +358,8 @@ class OutputReport(_message.Message):
     DISAGREEMENTS_FIELD_NUMBER: _builtins.int
     MEAN_DIVERGENCE_FIELD_NUMBER: _builtins.int
     MAX_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    FLIPS_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     comparator: _builtins.str
     tolerance: _builtins.float
@@ -365,6 +367,12 @@ class OutputReport(_message.Message):
     disagreements: _builtins.int
     mean_divergence: _builtins.float
     max_divergence: _builtins.float
+    unfit: _builtins.int
+    """Rows in which the primary's output is no value that the comparator can take: NaN, or no probabilities."""
+    @_builtins.property
+    def flips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flip]:
+        """Decisions that the shadow would have made otherwise, the most frequent first."""
+
     def __init__(
         self,
         *,
@@ -375,14 +383,46 @@ class OutputReport(_message.Message):
         disagreements: _builtins.int = ...,
         mean_divergence: _builtins.float = ...,
         max_divergence: _builtins.float = ...,
+        flips: _abc.Iterable[Global___Flip] | None = ...,
+        unfit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "disagreements", b"disagreements", "max_divergence", b"max_divergence", "mean_divergence", b"mean_divergence", "output", b"output", "rows", b"rows", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "disagreements", b"disagreements", "flips", b"flips", "max_divergence", b"max_divergence", "mean_divergence", b"mean_divergence", "output", b"output", "rows", b"rows", "tolerance", b"tolerance", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutputReport: _TypeAlias = OutputReport  # noqa: Y015
+
+@_typing.final
+class Flip(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    before: _builtins.str
+    """The primary's decision, and the shadow's."""
+    after: _builtins.str
+    rows: _builtins.int
+    cost: _builtins.float
+    """Of all of them together, by the costs that were declared."""
+    def __init__(
+        self,
+        *,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        cost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cost", b"cost", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flip: _TypeAlias = Flip  # noqa: Y015
 
 @_typing.final
 class Latency(_message.Message):

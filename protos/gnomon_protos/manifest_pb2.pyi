@@ -115,7 +115,7 @@ class TensorSpec(_message.Message):
     datatype: _builtins.str
     """FP32, INT64, BYTES, ...: the Open Inference Protocol's names."""
     meaning: _builtins.str
-    """What the numbers are: "label", "probabilities", "value", "feature" or empty."""
+    """What the numbers are: "label", "probabilities", "value", "embedding", "ranking", "feature" or empty."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """-1 is a free dimension."""
@@ -170,6 +170,7 @@ class Comparison(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     comparator: _builtins.str
     """Name of a comparator: "label", "tv", "isclose", ..."""
@@ -181,6 +182,10 @@ class Comparison(_message.Message):
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The comparator's own numbers, such as rtol and atol."""
 
+    @_builtins.property
+    def decision(self) -> Global___Decision:
+        """What users decide by the output: counted beside the divergence, whatever the comparator."""
+
     def __init__(
         self,
         *,
@@ -189,14 +194,80 @@ class Comparison(_message.Message):
         parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         tolerance: _builtins.float = ...,
         probabilities: _builtins.str = ...,
+        decision: Global___Decision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "output", b"output", "parameters", b"parameters", "probabilities", b"probabilities", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "decision", b"decision", "output", b"output", "parameters", b"parameters", "probabilities", b"probabilities", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """Below the first threshold the first decision, from there on the second, and so on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    score: _builtins.str
+    """The class whose probability is the score, or its column; empty: the last column."""
+    @_builtins.property
+    def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Ascending."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One more than thresholds."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlipCost]: ...
+    def __init__(
+        self,
+        *,
+        thresholds: _abc.Iterable[_builtins.float] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        score: _builtins.str = ...,
+        costs: _abc.Iterable[Global___FlipCost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "names", b"names", "score", b"score", "thresholds", b"thresholds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class FlipCost(_message.Message):
+    """What it costs where the shadow decides otherwise than the primary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    before: _builtins.str
+    after: _builtins.str
+    cost: _builtins.float
+    def __init__(
+        self,
+        *,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        cost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cost", b"cost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlipCost: _TypeAlias = FlipCost  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):

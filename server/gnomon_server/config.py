@@ -23,6 +23,8 @@ Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Flip = Annotated[str, msgspec.Meta(pattern="->")]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
@@ -63,6 +65,25 @@ class RecordingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     max_age: Positive = 7 * 86400.0
 
 
+class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one output of a model's versions is compared, in place of what their manifests say."""
+
+    comparator: str
+    # The comparator's own numbers, such as rtol and atol.
+    parameters: dict[str, float] = {}
+    # Greatest divergence of a row that still counts as agreement; 1 leaves the output out of it.
+    tolerance: Tolerance = 0.0
+    # For labels: the output that holds the class probabilities by which a tie is recognised.
+    probabilities: str = ""
+    # Below the first threshold the score means the first decision, from there on the second, and so on.
+    thresholds: tuple[float, ...] = ()
+    decisions: tuple[str, ...] = ()
+    # The class whose probability is the score, or its column; empty: the last column.
+    score: str = ""
+    # What a changed decision costs, by "PRIMARY -> SHADOW".
+    costs: dict[Flip, float] = {}
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one model."""
 
@@ -76,6 +97,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queue: Count = 1024
     session: SessionSettings = SessionSettings()
     recording: RecordingSettings = RecordingSettings()
+    # How outputs are compared, by name.
+    outputs: dict[str, OutputSettings] = {}
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

@@ -216,9 +216,22 @@ def test_a_mistake_on_the_command_line_is_one_line(
         ("[policy]\nmin_agreement = 2", ("< 1", "policy.min_agreement")),
         ("[models.m.policy]\nmin_agreement = 2", ("models.m", "min_agreement")),
         ("[models.m]\nleast = 2", ("models.m", "least")),
+        ("[models.m.outputs.y]\ncomparator = 'tv'\ntolerance = 2", ("models.m", "<= 1.0", "tolerance")),
+        ("[models.m.outputs.y]\ncomparator = 'tv'\ncosts = { a = 2 }", ("models.m", "->", "costs")),
         ("[models.m.session]\noptimization = 'most'", ("models.m", "session.optimization", "most")),
     ],
-    ids=["no TOML", "misspelt", "out of range", "in mirror", "in policy", "of a model", "misspelt", "in a session"],
+    ids=[
+        "no TOML",
+        "misspelt",
+        "out of range",
+        "in mirror",
+        "in policy",
+        "of a model",
+        "misspelt",
+        "an output",
+        "costs",
+        "in a session",
+    ],
 )
 def test_a_wrong_config_file_is_one_line_that_names_the_setting(
     text: str, parts: tuple[str, ...], tmp_path: Path
@@ -247,7 +260,11 @@ def test_a_state_that_another_server_uses_is_one_line(server: ServerProcess, tmp
 
 def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "first.toml"
-    file.write_text('grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b".policy]\nmin_agreement = 0.5\n')
+    file.write_text(
+        'grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b".policy]\nmin_agreement = 0.5\n'
+        '[models."a.b".outputs.p]\ncomparator = "isclose"\nparameters = { rtol = 0.5 }\nthresholds = [0.1, 0.9]\n'
+        'decisions = ["no", "\\"maybe\\"", "yes"]\ncosts = { "no -> yes" = 2 }\n'
+    )
     monkeypatch.setenv("GNOMON_POLL", "0.5")
     printed = gnomon("serve", 'odd "name\\', "--config", str(file), "--workers", "3", "--print-config")
     assert (printed.returncode, printed.stderr) == (0, "")
@@ -256,6 +273,13 @@ def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkey
     again.write_text(printed.stdout)
     settings = config.load({}, again, {})
     assert (settings.repository, settings.workers, settings.poll, settings.grace) == ('odd "name\\', 3, 0.5, 2.5)
+    assert settings.model("a.b").outputs["p"] == config.OutputSettings(
+        "isclose",
+        parameters={"rtol": 0.5},
+        thresholds=(0.1, 0.9),
+        decisions=("no", '"maybe"', "yes"),
+        costs={"no -> yes": 2},
+    )
     assert settings.policy_of("a.b") == config.Policy(min_agreement=0.5, min_requests=7)
     assert gnomon("serve", "--config", str(again), "--print-config").stdout == printed.stdout
 

@@ -66,7 +66,27 @@ def report(found: control_pb2.Report) -> RenderableType:
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
     lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
     parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
-    return Group(*parts, outputs(found.outputs)) if found.outputs else Group(*parts)
+    notes = [Text.from_markup(escape(note)) for output in found.outputs for note in notes_of(output)]
+    return Group(*parts, outputs(found.outputs), *notes) if found.outputs else Group(*parts)
+
+
+def notes_of(output: control_pb2.OutputReport) -> list[str]:
+    """Returns what a line in the table of outputs cannot say."""
+    notes = []
+    if output.flips:
+        flips = ", ".join(f"{flip.before} -> {flip.after} in {flip.rows:,} rows{_cost(flip)}" for flip in output.flips)
+        total = sum(flip.cost for flip in output.flips)
+        notes.append(f"decisions on {output.output} turned round: {flips}" + (f"; {total:,g} in all" if total else ""))
+    if output.unfit:
+        share = output.unfit / output.rows
+        notes.append(
+            f"{output.output}: {share:.2%} of the primary's rows are nothing that {output.comparator} can take"
+        )
+    return notes
+
+
+def _cost(flip: control_pb2.Flip) -> str:
+    return f" (costs {flip.cost:,g})" if flip.cost else ""
 
 
 def outputs(found: Iterable[control_pb2.OutputReport]) -> Table:

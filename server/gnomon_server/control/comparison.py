@@ -9,7 +9,7 @@ from typing import Final
 
 from gnomon_server.wire import histogram
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import HistogramCounts, OutputTally
+from gnomon_server.wire.messages import FlipTally, HistogramCounts, OutputTally
 
 _NO_RUNS: Final = histogram.empty(DURATION_BOUNDS)
 
@@ -122,4 +122,15 @@ def _sum(one: OutputTally, other: OutputTally) -> OutputTally:
         divergence_sum=one.divergence_sum + other.divergence_sum,
         divergence_max=max(one.divergence_max, other.divergence_max),
         histogram=histogram.merge((one.histogram, other.histogram), DIVERGENCE_BOUNDS),
+        flips=_flips((*one.flips, *other.flips)),
+        unfit=one.unfit + other.unfit,
     )
+
+
+def _flips(tallies: Iterable[FlipTally]) -> tuple[FlipTally, ...]:
+    sums: dict[tuple[str, str], FlipTally] = {}
+    for tally in tallies:
+        key = (tally.before, tally.after)
+        known = sums.get(key, FlipTally(*key, 0, 0.0))
+        sums[key] = FlipTally(*key, known.rows + tally.rows, known.cost + tally.cost)
+    return tuple(sums.values())

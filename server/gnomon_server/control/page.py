@@ -103,8 +103,20 @@ def _report(report: control_pb2.Report) -> str:
         f"{report.agreement.high:.2%} <span class=soft>({escape(report.agreement.method)})</span></p>"
         f"<p>{_outcomes(report.outcomes)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
-        f"shadow, in batches, {_latency(report.shadow_latency)}</p>{table}</article>"
+        f"shadow, in batches, {_latency(report.shadow_latency)}</p>{table}"
+        f"{''.join(map(_flips, report.outputs))}</article>"
     )
+
+
+def _flips(output: control_pb2.OutputReport) -> str:
+    if not output.flips:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(f.before)}<td>{escape(f.after)}<td class=n>{f.rows:,}<td class=n>{f.cost:,g}</tr>"
+        for f in output.flips
+    )
+    heads = "<tr><th>primary decides<th>shadow decides<th class=n>rows<th class=n>cost</tr>"
+    return f"<p>Decisions on {escape(output.output)}</p><div class=scroll><table>{heads}{rows}</table></div>"
 
 
 def _outcomes(outcomes: control_pb2.Outcomes) -> str:

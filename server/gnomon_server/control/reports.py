@@ -85,6 +85,11 @@ def _output(tally: OutputTally) -> control_pb2.OutputReport:
         disagreements=tally.disagreements,
         mean_divergence=tally.divergence_sum / tally.rows if tally.rows else 0.0,
         max_divergence=tally.divergence_max,
+        flips=[
+            control_pb2.Flip(before=flip.before, after=flip.after, rows=flip.rows, cost=flip.cost)
+            for flip in sorted(tally.flips, key=lambda flip: (-flip.rows, flip.before, flip.after))
+        ],
+        unfit=tally.unfit,
     )
 
 

@@ -17,6 +17,20 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What is decided by a score: below the first threshold the first decision, from there on the second, and so on."""
+
+    # Ascending.
+    thresholds: tuple[float, ...]
+    # One more than thresholds.
+    names: tuple[str, ...]
+    # The class whose probability is the score, or its column; empty: the last column.
+    score: str = ""
+    # What it costs to change a decision, by (primary's, shadow's).
+    costs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How one output of a shadow is compared with its primary's."""
 
@@ -27,6 +41,8 @@ class Comparison:
     tolerance: float
     # For labels: the output that holds the class probabilities by which a tie is recognised.
     probabilities: str = ""
+    # Counted beside the divergence, whatever the comparator.
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +87,28 @@ def _from_message(message: manifest_pb2.Manifest) -> Manifest:
         model_file=message.model_file,
         digest=message.model_digest,
         signature=signature if signature.inputs or signature.outputs else None,
-        comparisons=tuple(
-            Comparison(entry.output, entry.comparator, dict(entry.parameters), entry.tolerance, entry.probabilities)
-            for entry in message.comparisons
-        ),
+        comparisons=tuple(_comparison(entry) for entry in message.comparisons),
         golden_inputs={tensor.name: _array(tensor) for tensor in message.golden_sample.inputs},
         golden_outputs={tensor.name: _array(tensor) for tensor in message.golden_sample.outputs},
+    )
+
+
+def _comparison(entry: manifest_pb2.Comparison) -> Comparison:
+    decision = entry.decision
+    return Comparison(
+        output=entry.output,
+        comparator=entry.comparator,
+        parameters=dict(entry.parameters),
+        tolerance=entry.tolerance,
+        probabilities=entry.probabilities,
+        decision=Decision(
+            thresholds=tuple(decision.thresholds),
+            names=tuple(decision.names),
+            score=decision.score,
+            costs={(flip.before, flip.after): flip.cost for flip in decision.costs},
+        )
+        if entry.HasField("decision")
+        else None,
     )
 
 

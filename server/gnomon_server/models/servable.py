@@ -16,7 +16,7 @@ import numpy as np
 from gnomon_protos.tensors import FIXED, Array
 from gnomon_server.config import MODEL_DEFAULTS, ModelSettings, SessionSettings
 from gnomon_server.errors import Internal, LoadError
-from gnomon_server.models import manifest
+from gnomon_server.models import manifest, overrides
 from gnomon_server.models.manifest import Comparison, Manifest
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.wire.messages import VersionRef
@@ -112,7 +112,8 @@ def load(ref: VersionRef, settings: ModelSettings = MODEL_DEFAULTS) -> Servable:
     signature = _signature(session, declared)
     _check_golden(session, signature, declared)
     coalescable = signature.batched and _rows_independent(session, signature, declared)
-    return Servable(ref, session, signature, declared.comparisons, digest, coalescable, settings)
+    comparisons = (*declared.comparisons, *overrides.comparisons(settings.outputs))
+    return Servable(ref, session, signature, comparisons, digest, coalescable, settings)
 
 
 def _run(session: Any, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:

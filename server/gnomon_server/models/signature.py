@@ -14,7 +14,7 @@ class TensorSpec:
     # FP32, INT64, BYTES, ...: the Open Inference Protocol's names.
     datatype: str
     shape: tuple[int, ...]
-    # "label", "probabilities", "value", "feature" or empty.
+    # "label", "probabilities", "value", "embedding", "ranking", "feature" or empty.
     meaning: str = ""
     classes: tuple[str, ...] = ()
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from gnomon_protos.tensors import Array
 from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
-from gnomon_server.shadow.comparators import TIE_EPS, Flags, Floats, divergence
+from gnomon_server.shadow.comparators import TIE_EPS, Flags, Floats, divergence, unfit
+from gnomon_server.shadow.decisions import Decided
 from gnomon_server.shadow.ties import tied
 
 
@@ -26,6 +27,10 @@ class Compared:
     disagreements: Mapping[str, Flags]
     # float64[K], one a request: the share of its rows on which all outputs agree; 1 where it has no row.
     agreement: Floats
+    # By output of which something is decided: the primary's decision for each row, and the shadow's.
+    decisions: Mapping[str, tuple[Decided, Decided]]
+    # By output: rows of the primary that its comparator cannot take.
+    unfit: Mapping[str, int]
     # Nanoseconds since the epoch, of the shadow's run.
     start_ns: int
     end_ns: int
@@ -52,14 +57,31 @@ def compare(
     if not batch.fit.rowwise:
         primary = {name: array[np.newaxis] for name, array in primary.items()}
         shadow = {name: array[np.newaxis] for name, array in shadow.items()}
-    divergences = {name: _divergence(chosen[name], primary, shadow) for name in primary}
+    decisions = {name: _decided(chosen[name], primary[name], shadow[name]) for name in primary if chosen[name].decider}
+    divergences = {name: _divergence(chosen[name], primary, shadow, decisions.get(name)) for name in primary}
     disagreements = {name: d > chosen[name].comparison.tolerance for name, d in divergences.items()}
-    return Compared(batch, divergences, disagreements, _agreement(batch, disagreements), *times)
+    broken = {name: unfit(chosen[name].comparison.comparator, primary[name], d) for name, d in divergences.items()}
+    return Compared(batch, divergences, disagreements, _agreement(batch, disagreements), decisions, broken, *times)
 
 
-def _divergence(chosen: Chosen, primary: Mapping[str, Array], shadow: Mapping[str, Array]) -> Floats:
+def _decided(chosen: Chosen, primary: Array, shadow: Array) -> tuple[Decided, Decided]:
+    """Returns both decisions for each row; a shadow that answers in another shape decides nothing."""
+    assert chosen.decider is not None  # noqa: S101 - the caller's condition
+    decide, nothing = chosen.decider.decide, chosen.decider.nothing
+    other = decide(shadow) if shadow.shape == primary.shape else nothing(len(primary))
+    return decide(primary), other
+
+
+def _divergence(
+    chosen: Chosen,
+    primary: Mapping[str, Array],
+    shadow: Mapping[str, Array],
+    decided: tuple[Decided, Decided] | None,
+) -> Floats:
     comparison = chosen.comparison
     a, b = primary[comparison.output], shadow[comparison.output]
+    if decided is not None and comparison.comparator == "decision":
+        a, b = decided
     result = divergence(comparison.comparator, a, b, comparison.parameters)
     if comparison.probabilities and comparison.comparator == "label" and a.shape == b.shape and a.size == len(a):
         differ = np.flatnonzero(result)

@@ -13,6 +13,7 @@ from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags, Floats
 from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.decisions import Decided, Flips
 from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
 from gnomon_server.wire.messages import HistogramCounts, OutputTally, PairTally
@@ -72,7 +73,10 @@ class _Pair:
         for name, divergences in compared.divergences.items():
             if name not in self._outputs:
                 self._outputs[name] = _Output(self._chosen[name])
-            self._outputs[name].add(divergences, compared.disagreements[name])
+            output = self._outputs[name]
+            output.add(divergences, compared.disagreements[name], compared.unfit[name])
+            if name in compared.decisions:
+                output.decided(*compared.decisions[name])
         share = (compared.end_ns - compared.start_ns) / 1e9 / count
         self._shadow_runs.add(np.array([share]), count)
         self._primary_runs.add(_runs(compared.batch))
@@ -104,12 +108,19 @@ class _Output:
         self._disagreements = 0
         self._max = 0.0
         self._divergences = _Histogram(DIVERGENCE_BOUNDS)
+        self._unfit = 0
+        self._flips = Flips(self._comparison.decision) if self._comparison.decision else None
 
-    def add(self, divergences: Floats, disagreements: Flags) -> None:
+    def add(self, divergences: Floats, disagreements: Flags, unfit: int) -> None:
         self._rows += len(divergences)
         self._disagreements += int(np.count_nonzero(disagreements))
         self._max = max(self._max, float(divergences.max(initial=0)))
         self._divergences.add(divergences)
+        self._unfit += unfit
+
+    def decided(self, primary: Decided, shadow: Decided) -> None:
+        if self._flips is not None:
+            self._flips.add(primary, shadow)
 
     def snapshot(self) -> OutputTally:
         counts = self._divergences.snapshot()
@@ -122,6 +133,8 @@ class _Output:
             divergence_sum=counts.total,
             divergence_max=self._max,
             histogram=counts,
+            flips=self._flips.snapshot() if self._flips else (),
+            unfit=self._unfit,
         )
 
 

@@ -224,6 +224,16 @@ class FrontendReport(_Message, frozen=True, tag="frontend_report"):
     number: int = 0
 
 
+class FlipTally(msgspec.Struct, frozen=True):
+    """Rows for which the primary decided one thing and the shadow another."""
+
+    before: str
+    after: str
+    rows: int
+    # Of all rows together.
+    cost: float
+
+
 class OutputTally(msgspec.Struct, frozen=True):
     """Rows of one output, compared."""
 
@@ -237,6 +247,9 @@ class OutputTally(msgspec.Struct, frozen=True):
     divergence_max: float
     # Of the rows' divergences, over DIVERGENCE_BOUNDS.
     histogram: HistogramCounts
+    flips: tuple[FlipTally, ...] = ()
+    # Rows in which the primary's output is no value that the comparator can take: NaN, or no probabilities.
+    unfit: int = 0
 
 
 class PairTally(msgspec.Struct, frozen=True):

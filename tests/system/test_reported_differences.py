@@ -1,0 +1,93 @@
+"""What a report says of the differences, beside the same computed from the answers by hand."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_models as models
+import pytest
+from servers import ServerProcess
+from tallying import at_rest, mirrored
+
+from gnomon_client import Control
+from gnomon_protos import control_pb2 as pb
+from gnomon_protos.tensors import Array
+
+BIAS = 0.5
+CONFIG = """
+[mirror]
+deadline = 60.0
+[models.loan.outputs.probabilities]
+comparator = "js_distance"
+tolerance = 0.05
+thresholds = [0.4, 0.6]
+decisions = ["deny", "ask", "approve"]
+costs = { "deny -> ask" = 2, "ask -> approve" = 50 }
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("differences")
+    models.write(folder / "models", "loan", 1, models.classifier())
+    models.write(folder / "models", "loan", 2, models.classifier(BIAS))
+    with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def control(server: ServerProcess) -> Iterator[Control]:
+    with server.control() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def scores(server: ServerProcess, control: Control) -> tuple[Array, Array]:
+    """The scores of both versions, of all that was asked."""
+    mirrored(control, "loan")
+    rows = np.random.default_rng(0).normal(0, 1, (600, 3)).astype(np.float32)
+    with server.client() as client:
+        for part in np.split(rows, 200):
+            client.infer("loan", part)
+    at_rest(control, "loan", 200)
+    sums = rows.sum(axis=1, dtype=np.float64)
+    return 1 / (1 + np.exp(-sums)), 1 / (1 + np.exp(-sums - BIAS))
+
+
+def output(report: pb.Report, name: str) -> pb.OutputReport:
+    (found,) = [one for one in report.outputs if one.output == name]
+    return found
+
+
+def test_flips_and_their_costs_are_those_of_the_answers(
+    server: ServerProcess, control: Control, scores: tuple[Array, Array]
+) -> None:
+    names = np.array(["deny", "ask", "approve"])
+    before, after = (names[np.searchsorted([0.4, 0.6], side, side="right")] for side in scores)
+    costs = {("deny", "ask"): 2, ("ask", "approve"): 50}
+    expected = {
+        flip: (rows, rows * costs.get(flip, 0))
+        for flip in {(b, a) for b, a in zip(before, after, strict=True) if b != a}
+        if (rows := int(np.count_nonzero((before == flip[0]) & (after == flip[1]))))
+    }
+    assert len(expected) >= 2
+    found = output(control.report("loan"), "probabilities")
+    assert {(flip.before, flip.after): (flip.rows, flip.cost) for flip in found.flips} == expected
+    with urllib.request.urlopen(f"http://{server.http}/") as page:
+        assert "<td>ask<td>approve" in page.read().decode()
+
+
+def test_divergences_are_those_of_the_answers(control: Control, scores: tuple[Array, Array]) -> None:
+    def entropy(p: Array) -> Array:
+        bits: Array = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return bits
+
+    p, q = scores
+    distances = np.sqrt(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2)
+    found = output(control.report("loan"), "probabilities")
+    assert (found.comparator, found.rows) == ("js_distance", 600)
+    assert found.disagreements == np.count_nonzero(distances > 0.05)
+    assert found.mean_divergence == pytest.approx(distances.mean(), rel=1e-4)
+    assert found.max_divergence == pytest.approx(distances.max(), rel=1e-4)
