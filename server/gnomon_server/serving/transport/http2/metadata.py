@@ -30,6 +30,7 @@ STATUS: Final = {
 # Seconds in each unit of grpc-timeout.
 UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+SPACE: Final = b"%20"
 _KEY: Final = re.compile(rb"[0-9a-z_.\-]+")
 # Bytes that travel as they are in grpc-message: space to tilde but for the percent sign.
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {0x25}
@@ -45,9 +46,13 @@ def timeout_seconds(value: bytes) -> float | None:
 def percent_encoded(text: str) -> bytes:
     """Returns a status text as grpc-message carries it."""
     raw = text.encode("utf-8", "replace")
-    if _PLAIN.issuperset(raw):
+    # A field may neither begin nor end with a space (RFC 9113, section 8.2.1); who checks it resets the stream.
+    inner = raw.strip(b" ")
+    if inner == raw and _PLAIN.issuperset(raw):
         return raw
-    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+    before, _, after = raw.partition(inner) if inner else (raw, b"", b"")
+    encoded = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in inner)
+    return SPACE * len(before) + encoded + SPACE * len(after)
 
 
 def outgoing(pairs: Pairs) -> Fields:
@@ -61,7 +66,7 @@ def outgoing(pairs: Pairs) -> Fields:
             raw = value if isinstance(value, bytes) else value.encode()
             fields.append((name, base64.b64encode(raw).rstrip(b"=")))
         else:
-            text = value if isinstance(value, bytes) else value.encode("ascii", "replace")
+            text = (value if isinstance(value, bytes) else value.encode("ascii", "replace")).strip(b" ")
             if all(0x20 <= byte < 0x7F for byte in text):
                 fields.append((name, text))
     return fields
