@@ -115,6 +115,12 @@ class MirrorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline: Positive = 10.0
     # Most rows in one coalesced batch.
     batch_rows: Count = 256
+    # Bytes of private memory that a shadow worker may take before it is ended and started again; 0: any.
+    worker_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    # Lives of a worker that may end within seconds, one after the other, before it is given up.
+    lives: Count = 8
+    # Seconds without a word from a worker after which it is killed and started again.
+    silence: Annotated[float, msgspec.Meta(ge=2)] = 60.0
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

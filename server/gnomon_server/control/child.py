@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from gnomon_server.shadow.memory import OUT_OF_MEMORY
 from gnomon_server.wire.channel import Channel, open_parent
 from gnomon_server.wire.messages import Drain, Drained, FromChild, ToChild
 
@@ -20,13 +22,15 @@ log = logging.getLogger(__name__)
 YOUNG_SECONDS: Final = 5.0
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
+MOST_DOUBLINGS: Final = 16
 
 
 class Child:
     """One role in the fleet, over all its lives; belongs to control's event loop.
 
     `born` is called at the begin of each life and sends the plan; `heard` gets every message; `died` is called once a
-    life is over and everything it said was heard.
+    life is over and everything it said was heard. After `patience` lives in a row that ended young it is given up;
+    without it, never.
     """
 
     def __init__(
@@ -37,10 +41,17 @@ class Child:
         born: Callable[[Child], None],
         heard: Callable[[Child, FromChild], None],
         died: Callable[[Child], None],
+        patience: int | None = None,
     ) -> None:
         self.name = name
         # Counts the lives; 0 before the first one.
         self.life = 0
+        # How the last life ended, and how many in a row ended young.
+        self.ending = ""
+        self.young = 0
+        self._patience = patience
+        # By the loop's clock: when the current life began its work.
+        self._since = 0.0
         self._module = module
         self._settings = settings
         self._born, self._heard, self._died = born, heard, died
@@ -59,6 +70,15 @@ class Child:
         """The process id of the current life."""
         return self._process.pid if self._process else None
 
+    @property
+    def given_up(self) -> bool:
+        """Whether there will be no other life."""
+        return self._patience is not None and self.young >= self._patience
+
+    def begins(self) -> None:
+        """Says that the current life has begun its work: what it took to get there made it no older."""
+        self._since = asyncio.get_running_loop().time()
+
     def start(self) -> None:
         """Begins the first life."""
         self._task = asyncio.create_task(self._live(), name=self.name)
@@ -73,6 +93,10 @@ class Child:
         self._stopping = True
         self.send(Drain(grace))
         await self._end(2 * grace + 1)
+
+    def restart(self) -> None:
+        """Ends the current life at once, so that the next one begins."""
+        self._kill()
 
     async def kill(self) -> None:
         """Ends the child at once."""
@@ -98,16 +122,17 @@ class Child:
                 self._process.kill()
 
     async def _live(self) -> None:
-        loop = asyncio.get_running_loop()
-        delay = FIRST_DELAY
         while not self._stopping:
-            started = loop.time()
             await self._one_life()
-            if self._stopping:
+            if self._stopping or self.given_up:
                 break
-            delay = FIRST_DELAY if loop.time() - started > YOUNG_SECONDS else min(2 * delay, LONGEST_DELAY)
-            log.warning("%s died in life %d and starts again in %.1f s", self.name, self.life, delay)
-            await asyncio.sleep(delay)
+            log.warning("%s %s in life %d, starts again in %.1f s", self.name, self.ending, self.life, self.delay)
+            await asyncio.sleep(self.delay)
+
+    @property
+    def delay(self) -> float:
+        """Seconds between the last life and the next."""
+        return float(min(FIRST_DELAY * 2.0 ** min(self.young, MOST_DOUBLINGS), LONGEST_DELAY))
 
     async def _one_life(self) -> None:
         ours, theirs = socket.socketpair()
@@ -124,15 +149,25 @@ class Child:
             )
         self._channel = await open_parent(ours)
         self.life += 1
+        self.begins()
         self._born(self)
         while (message := await self._channel.receive()) is not None:
             if not isinstance(message, Drained):
                 self._heard(self, message)
         self._channel.close()
         self._channel = None
-        await self._process.wait()
+        self.ending = _ending(await self._process.wait())
         self._process = None
+        old = asyncio.get_running_loop().time() - self._since > YOUNG_SECONDS
+        self.young = 0 if old else self.young + 1
         self._died(self)
+
+
+def _ending(status: int) -> str:
+    """Returns the status of a process in words."""
+    if status == OUT_OF_MEMORY:
+        return "reached its bound of memory"
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def _environment() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import uuid
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +22,8 @@ from gnomon_server.wire.messages import (
     WorkerPlan,
     WorkerReport,
 )
+
+log = logging.getLogger(__name__)
 
 MODULE: Final = "gnomon_server.shadow"
 
@@ -47,27 +51,58 @@ class Worker:
         # Where to mirror to: of the newest life that was ready, kept while the next one starts, so that what is
         # selected meanwhile is counted as dropped.
         self.feed: ShadowFeed | None = None
-        name = f"shadow {ref.model}/{ref.version}"
-        self.child = Child(name, MODULE, msgspec.json.encode(settings).decode(), self._born, self._heard, self._died)
+        self.child = Child(
+            name=f"shadow {ref.model}/{ref.version}",
+            module=MODULE,
+            settings=msgspec.json.encode(settings).decode(),
+            born=self._born,
+            heard=self._heard,
+            died=self._died,
+            patience=settings.mirror.lives,
+        )
+        self._silence = settings.mirror.silence
+        # Runs out when a worker that was ready has said nothing for too long.
+        self._watch: asyncio.TimerHandle | None = None
 
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex
         child.send(WorkerPlan(self._ref, self._address, self._epoch))
 
-    def _heard(self, _: Child, message: FromChild) -> None:
+    def _heard(self, child: Child, message: FromChild) -> None:
         if isinstance(message, WorkerAck):
             self.state = message.version
             if self.state.state == READY:
+                child.begins()
                 self.feed = ShadowFeed(self._ref.model, self._ref.version, 1.0, self._address, self._epoch)
         elif isinstance(message, WorkerReport):
             self.queue_depth = message.queue_depth
+            self._listen_for(self._silence)
         self._owner.worker_heard(message)
 
-    def _died(self, _: Child) -> None:
+    def _died(self, child: Child) -> None:
+        self._listen_for(None)
         if self.state.state != FAILED:
-            self.state = VersionState(self._ref.model, self._ref.version, LOADING)
+            self.state = self._after(child)
         self.queue_depth = 0
         self._owner.worker_ended(self._epoch)
+
+    def _after(self, child: Child) -> VersionState:
+        """Returns the state after a life that ended by itself."""
+        model, version = self._ref.model, self._ref.version
+        if not child.given_up:
+            return VersionState(model, version, LOADING, f"the worker {child.ending} in life {child.life}")
+        again = f"'gnomon shadow {model} {version} --off' and the same without --off try again"
+        reason = f"given up after {child.young} short lives, the last of which {child.ending}: {again}"
+        return VersionState(model, version, FAILED, reason)
+
+    def _listen_for(self, seconds: float | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_later(seconds, self._too_silent) if seconds else None
+
+    def _too_silent(self) -> None:
+        log.warning("%s was not heard for %g s and is killed", self.child.name, self._silence)
+        self.child.restart()
 
     @property
     def _address(self) -> str:

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from gnomon_server.config import Settings
+from gnomon_server.shadow import memory
 from gnomon_server.wire.messages import VersionRef
 
 log = logging.getLogger("gnomon_server.shadow")
@@ -37,12 +38,17 @@ def main() -> int:
     os.nice(LOADING_NICE)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     settings = msgspec.json.decode(sys.argv[2], type=Settings)
+    memory.volunteer()
+    status = 0
     try:
         asyncio.run(_serve(int(sys.argv[1]), settings))
-    except Exception:
+    except* MemoryError as errors:
+        log.error("out of memory: %s", errors.exceptions[0])
+        status = memory.OUT_OF_MEMORY
+    except* Exception:
         log.exception("the worker failed")
-        return 1
-    return 0
+        status = 1
+    return status
 
 
 async def _serve(descriptor: int, settings: Settings) -> None:
@@ -57,7 +63,8 @@ async def _serve(descriptor: int, settings: Settings) -> None:
         _yield_to_everyone()
         return servable
 
-    await Worker(await open_child(descriptor), settings.mirror, load_and_yield, partial(recorder, settings)).run()
+    channel, bound = await open_child(descriptor), memory.Bound(settings.mirror.worker_bytes)
+    await Worker(channel, settings.mirror, load_and_yield, partial(recorder, settings), bound).run()
 
 
 def _yield_to_everyone() -> None:

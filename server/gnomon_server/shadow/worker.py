@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from gnomon_server.config import MirrorSettings
 from gnomon_server.errors import LoadError
+from gnomon_server.shadow.memory import Bound, private
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
@@ -27,8 +29,9 @@ from gnomon_server.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-# Seconds between reports.
+# Seconds between reports, and between those that say nothing new: control takes a silent worker for dead.
 REPORT_EVERY: Final = 0.2
+SILENT_AT_MOST: Final = 1.0
 
 
 class Worker:
@@ -43,17 +46,19 @@ class Worker:
         settings: MirrorSettings,
         load: Callable[[VersionRef], Shadow],
         record: Callable[[Shadow], Recorder | None] = lambda _: None,
+        bound: Bound | None = None,
     ) -> None:
         self._channel = channel
         self._settings = settings
         self._load = load
         self._record = record
+        self._bound = bound if bound is not None else Bound(0)
         self._executor = ThreadPoolExecutor(1, "shadow")
         self._pipeline: Pipeline | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Returns once drained, or at once when control is gone."""
+        """Returns once drained, or at once when control is gone; raises MemoryError when the bound is reached."""
         plan = await self._channel.receive()
         if not isinstance(plan, WorkerPlan):
             return
@@ -100,12 +105,16 @@ class Worker:
 
     async def _report(self, plan: WorkerPlan, pipeline: Pipeline) -> None:
         last: WorkerReport | None = None
+        said = 0.0
         while True:
-            report = pipeline.report(plan.epoch)
+            report, now = pipeline.report(plan.epoch), time.monotonic()
             # Reports are cumulative, so that one that says nothing new may be left out.
-            if report != last:
+            if report != last or now - said >= SILENT_AT_MOST:
                 self._channel.send(report)
-                last = report
+                last, said = report, now
+            if self._bound.reached:
+                await self._channel.flush()
+                raise MemoryError(f"{private():,} bytes of private memory are nearly all that the worker may take")
             await asyncio.sleep(REPORT_EVERY)
 
     async def _finish(self, plan: WorkerPlan, grace: float) -> None:

@@ -9,6 +9,7 @@ import child_program
 import psutil
 import pytest
 
+from gnomon_server.control import child as children
 from gnomon_server.control.child import Child
 from gnomon_server.wire.messages import FromChild, VersionRef, WorkerAck, WorkerPlan
 
@@ -18,12 +19,12 @@ TESTS = str(Path(child_program.__file__).parent)
 class Diary:
     """Everything that a child's owner is told, in order; sends a plan at each birth, as an owner must."""
 
-    def __init__(self, behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, behaviour: str, monkeypatch: pytest.MonkeyPatch, patience: int | None = None) -> None:
         monkeypatch.setenv("PYTHONPATH", TESTS)
         monkeypatch.setenv("GNOMON_TEST_CHILD", behaviour)
         self.events: list[str] = []
         self._news = asyncio.Event()
-        self.child = Child("a child", child_program.NAME, "{}", self._born, self._heard, self._died)
+        self.child = Child("a child", child_program.NAME, "{}", self._born, self._heard, self._died, patience)
 
     async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
@@ -118,3 +119,34 @@ async def test_what_is_sent_to_a_child_between_two_lives_is_lost_without_harm(mo
     await diary.child.drain(10)
     diary.child.send(plan)
     assert diary.events == ["born 1", "heard m", "died 1"]
+
+
+async def test_a_child_that_always_dies_young_waits_longer_each_time_and_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diary = Diary("dies", monkeypatch, patience=3)
+    delays = []
+    diary.child.start()
+    for life in (1, 2, 3):
+        await diary.until(lambda life=life: f"died {life}" in diary.events)  # type: ignore[misc]
+        assert diary.child.young == life
+        assert diary.child.ending == "ended with status 0"
+        delays.append(diary.child.delay)
+    assert delays == sorted(set(delays))
+    assert diary.child.given_up
+    # Nobody is left to wait for.
+    await asyncio.wait_for(diary.child.drain(60), 30)
+    assert diary.events[-1] == "died 3"
+
+
+async def test_a_life_that_grew_old_starts_the_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    diary = Diary("", monkeypatch, patience=2)
+    diary.child.start()
+    for life, age, young in ((1, 0.0, 1), (2, 60.0, 0), (3, 0.0, 1), (4, 0.0, 2)):
+        await diary.until(lambda life=life: diary.events.count("heard m") == life)  # type: ignore[misc]
+        assert diary.child.pid is not None
+        monkeypatch.setattr(children, "YOUNG_SECONDS", 30.0 - age)
+        psutil.Process(diary.child.pid).kill()
+        await diary.until(lambda life=life: f"died {life}" in diary.events)  # type: ignore[misc]
+        assert (diary.child.young, diary.child.ending) == (young, "was killed by SIGKILL")
+    assert diary.child.given_up
