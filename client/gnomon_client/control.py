@@ -15,6 +15,7 @@ from gnomon_client.headers import Metadata
 from gnomon_client.retries import DEFAULT_RETRIES, Retries
 from gnomon_client.tls import Tls
 from gnomon_protos import control_pb2 as pb
+from gnomon_protos.manifest_pb2 import Manifest
 
 _SERVICE: Final = "/gnomon.v1.Control/"
 
@@ -55,6 +56,22 @@ class Control:
         """Returns the latest changes of all models, or of one, newest first."""
         return self._look("ListAudit", pb.ListAuditRequest(model=model, limit=limit), pb.ListAuditResponse, timeout)
 
+    def export_audit(self, after: int = 0, limit: int = 500, *, timeout: float | None = None) -> pb.ExportAuditResponse:
+        """Returns entries of the audit as they are kept, oldest first, and what verifies them."""
+        request = pb.ExportAuditRequest(after=after, limit=limit)
+        return self._look("ExportAudit", request, pb.ExportAuditResponse, timeout)
+
+    def manifest(self, model: str, version: int, *, timeout: float | None = None) -> Manifest:
+        """Returns what a version says of itself, without its golden sample; empty where it says nothing."""
+        return self._look("GetManifest", pb.GetManifestRequest(model=model, version=version), Manifest, timeout)
+
+    def approve(
+        self, model: str, version: int, envelope: str, reason: str = "", *, timeout: float | None = None
+    ) -> pb.AuditEntry:
+        """Hands in a signed approval of a promotion: an in-toto statement in a DSSE envelope, as JSON."""
+        request = pb.ApproveRequest(model=model, version=version, envelope=envelope, reason=reason)
+        return self._change("Approve", request, pb.AuditEntry, timeout)
+
     def shadow(
         self,
         model: str,
@@ -69,18 +86,19 @@ class Control:
         request = pb.SetShadowRequest(
             model=model, version=version, sample=0.0 if off else sample, off=off, actor=self.actor, reason=reason
         )
-        return self._change("SetShadow", request, timeout)
+        return self._change("SetShadow", request, pb.RouteChange, timeout)
 
     def promote(
         self, model: str, version: int, force: bool = False, reason: str = "", *, timeout: float | None = None
     ) -> pb.RouteChange:
         """Makes a version the primary; without a favourable verdict only with `force` and a reason."""
         request = pb.PromoteRequest(model=model, version=version, force=force, actor=self.actor, reason=reason)
-        return self._change("Promote", request, timeout)
+        return self._change("Promote", request, pb.RouteChange, timeout)
 
     def rollback(self, model: str, reason: str = "", *, timeout: float | None = None) -> pb.RouteChange:
         """Makes the previous primary the primary again."""
-        return self._change("Rollback", pb.RollbackRequest(model=model, actor=self.actor, reason=reason), timeout)
+        request = pb.RollbackRequest(model=model, actor=self.actor, reason=reason)
+        return self._change("Rollback", request, pb.RouteChange, timeout)
 
     def close(self) -> None:
         """Ends the connection; calls in flight fail with Cancelled."""
@@ -98,8 +116,8 @@ class Control:
         call: Call[Answer] = Call(f"{_SERVICE}{method}", request, answer, _same)
         return self._connection.run(call, self._connection.target.attempts(timeout))
 
-    def _change(self, method: str, request: Message, timeout: float | None) -> pb.RouteChange:
-        call: Call[pb.RouteChange] = Call(f"{_SERVICE}{method}", request, pb.RouteChange, _same, repeatable=False)
+    def _change(self, method: str, request: Message, answer: type[Answer], timeout: float | None) -> Answer:
+        call: Call[Answer] = Call(f"{_SERVICE}{method}", request, answer, _same, repeatable=False)
         return self._connection.run(call, self._connection.target.attempts(timeout))
 
 

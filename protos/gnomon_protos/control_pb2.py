@@ -22,57 +22,68 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gnomon_protos import manifest_pb2 as gnomon__protos_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgnomon_protos/control.proto\x12\tgnomon.v1\"\"\n\x11ListModelsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.gnomon.v1.ModelStatus\"h\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0b\x32\x10.gnomon.v1.Route\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.gnomon.v1.VersionStatus\"b\n\x05Route\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0f\n\x07primary\x18\x02 \x01(\x03\x12\x10\n\x08previous\x18\x03 \x01(\x03\x12\"\n\x07shadows\x18\x04 \x03(\x0b\x32\x11.gnomon.v1.Shadow\")\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sample\x18\x02 \x01(\x01\"\x92\x01\n\rVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x10\n\x08requests\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x03\x12\x0f\n\x07verdict\x18\x08 \x01(\t\"1\n\x10GetReportRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06shadow\x18\x02 \x01(\x03\"\xfb\x02\n\x06Report\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07primary\x18\x02 \x01(\x03\x12\x0e\n\x06shadow\x18\x03 \x01(\x03\x12\r\n\x05since\x18\x04 \x01(\t\x12\x0e\n\x06sample\x18\x05 \x01(\x01\x12%\n\x08outcomes\x18\x06 \x01(\x0b\x32\x13.gnomon.v1.Outcomes\x12&\n\tagreement\x18\x07 \x01(\x0b\x32\x13.gnomon.v1.Interval\x12(\n\x07outputs\x18\x08 \x03(\x0b\x32\x17.gnomon.v1.OutputReport\x12+\n\x0fprimary_latency\x18\t \x01(\x0b\x32\x12.gnomon.v1.Latency\x12*\n\x0eshadow_latency\x18\n \x01(\x0b\x32\x12.gnomon.v1.Latency\x12#\n\x07verdict\x18\x0b \x01(\x0b\x32\x12.gnomon.v1.Verdict\x12\x14\n\x0cshadow_state\x18\x0c \x01(\t\x12\x15\n\rshadow_reason\x18\r \x01(\t\"\xa6\x01\n\x08Outcomes\x12\x10\n\x08selected\x18\x01 \x01(\x03\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x14\n\x0cshadow_error\x18\x03 \x01(\x03\x12\x15\n\rprimary_error\x18\x04 \x01(\x03\x12\x0f\n\x07timeout\x18\x05 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x03\x12\x16\n\x0enot_comparable\x18\x07 \x01(\x03\x12\x0f\n\x07pending\x18\x08 \x01(\x03\"G\n\x08Interval\x12\x10\n\x08\x65stimate\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\"\xca\x01\n\x0cOutputReport\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\ncomparator\x18\x02 \x01(\t\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x15\n\rdisagreements\x18\x05 \x01(\x03\x12\x17\n\x0fmean_divergence\x18\x06 \x01(\x01\x12\x16\n\x0emax_divergence\x18\x07 \x01(\x01\x12\x1e\n\x05\x66lips\x18\x08 \x03(\x0b\x32\x0f.gnomon.v1.Flip\x12\r\n\x05unfit\x18\t \x01(\x03\"A\n\x04\x46lip\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\"@\n\x07Latency\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p99\x18\x04 \x01(\x01\"B\n\x07Verdict\x12\x10\n\x08\x64\x65\x63ision\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rmore_requests\x18\x03 \x01(\x03\"n\n\x10SetShadowRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06sample\x18\x03 \x01(\x01\x12\x0b\n\x03off\x18\x04 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"^\n\x0ePromoteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x0fRollbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"u\n\x0bRouteChange\x12 \n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x10.gnomon.v1.Route\x12\x1f\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x10.gnomon.v1.Route\x12#\n\x08\x65vidence\x18\x03 \x01(\x0b\x32\x11.gnomon.v1.Report\"0\n\x10ListAuditRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\";\n\x11ListAuditResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.gnomon.v1.AuditEntry\"\xed\x01\n\nAuditEntry\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04time\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x66orced\x18\x08 \x01(\x08\x12 \n\x06\x62\x65\x66ore\x18\t \x01(\x0b\x32\x10.gnomon.v1.Route\x12\x1f\n\x05\x61\x66ter\x18\n \x01(\x0b\x32\x10.gnomon.v1.Route\x12#\n\x08\x65vidence\x18\x0b \x01(\x0b\x32\x11.gnomon.v1.Report2\xa5\x03\n\x07\x43ontrol\x12K\n\nListModels\x12\x1c.gnomon.v1.ListModelsRequest\x1a\x1d.gnomon.v1.ListModelsResponse\"\x00\x12=\n\tGetReport\x12\x1b.gnomon.v1.GetReportRequest\x1a\x11.gnomon.v1.Report\"\x00\x12\x42\n\tSetShadow\x12\x1b.gnomon.v1.SetShadowRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12>\n\x07Promote\x12\x19.gnomon.v1.PromoteRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12@\n\x08Rollback\x12\x1a.gnomon.v1.RollbackRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12H\n\tListAudit\x12\x1b.gnomon.v1.ListAuditRequest\x1a\x1c.gnomon.v1.ListAuditResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgnomon_protos/control.proto\x12\tgnomon.v1\x1a\x1cgnomon_protos/manifest.proto\"\"\n\x11ListModelsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.gnomon.v1.ModelStatus\"h\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0b\x32\x10.gnomon.v1.Route\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.gnomon.v1.VersionStatus\"b\n\x05Route\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0f\n\x07primary\x18\x02 \x01(\x03\x12\x10\n\x08previous\x18\x03 \x01(\x03\x12\"\n\x07shadows\x18\x04 \x03(\x0b\x32\x11.gnomon.v1.Shadow\")\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sample\x18\x02 \x01(\x01\"\x92\x01\n\rVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x10\n\x08requests\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x03\x12\x0f\n\x07verdict\x18\x08 \x01(\t\"1\n\x10GetReportRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06shadow\x18\x02 \x01(\x03\"\xfb\x02\n\x06Report\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07primary\x18\x02 \x01(\x03\x12\x0e\n\x06shadow\x18\x03 \x01(\x03\x12\r\n\x05since\x18\x04 \x01(\t\x12\x0e\n\x06sample\x18\x05 \x01(\x01\x12%\n\x08outcomes\x18\x06 \x01(\x0b\x32\x13.gnomon.v1.Outcomes\x12&\n\tagreement\x18\x07 \x01(\x0b\x32\x13.gnomon.v1.Interval\x12(\n\x07outputs\x18\x08 \x03(\x0b\x32\x17.gnomon.v1.OutputReport\x12+\n\x0fprimary_latency\x18\t \x01(\x0b\x32\x12.gnomon.v1.Latency\x12*\n\x0eshadow_latency\x18\n \x01(\x0b\x32\x12.gnomon.v1.Latency\x12#\n\x07verdict\x18\x0b \x01(\x0b\x32\x12.gnomon.v1.Verdict\x12\x14\n\x0cshadow_state\x18\x0c \x01(\t\x12\x15\n\rshadow_reason\x18\r \x01(\t\"\xa6\x01\n\x08Outcomes\x12\x10\n\x08selected\x18\x01 \x01(\x03\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\x12\x14\n\x0cshadow_error\x18\x03 \x01(\x03\x12\x15\n\rprimary_error\x18\x04 \x01(\x03\x12\x0f\n\x07timeout\x18\x05 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x03\x12\x16\n\x0enot_comparable\x18\x07 \x01(\x03\x12\x0f\n\x07pending\x18\x08 \x01(\x03\"G\n\x08Interval\x12\x10\n\x08\x65stimate\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\"\xca\x01\n\x0cOutputReport\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\ncomparator\x18\x02 \x01(\t\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x15\n\rdisagreements\x18\x05 \x01(\x03\x12\x17\n\x0fmean_divergence\x18\x06 \x01(\x01\x12\x16\n\x0emax_divergence\x18\x07 \x01(\x01\x12\x1e\n\x05\x66lips\x18\x08 \x03(\x0b\x32\x0f.gnomon.v1.Flip\x12\r\n\x05unfit\x18\t \x01(\x03\"A\n\x04\x46lip\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\"@\n\x07Latency\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p99\x18\x04 \x01(\x01\"B\n\x07Verdict\x12\x10\n\x08\x64\x65\x63ision\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rmore_requests\x18\x03 \x01(\x03\"n\n\x10SetShadowRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06sample\x18\x03 \x01(\x01\x12\x0b\n\x03off\x18\x04 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"^\n\x0ePromoteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x0fRollbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"u\n\x0bRouteChange\x12 \n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x10.gnomon.v1.Route\x12\x1f\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x10.gnomon.v1.Route\x12#\n\x08\x65vidence\x18\x03 \x01(\x0b\x32\x11.gnomon.v1.Report\"0\n\x10ListAuditRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\";\n\x11ListAuditResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.gnomon.v1.AuditEntry\"\xed\x01\n\nAuditEntry\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04time\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x66orced\x18\x08 \x01(\x08\x12 \n\x06\x62\x65\x66ore\x18\t \x01(\x0b\x32\x10.gnomon.v1.Route\x12\x1f\n\x05\x61\x66ter\x18\n \x01(\x0b\x32\x10.gnomon.v1.Route\x12#\n\x08\x65vidence\x18\x0b \x01(\x0b\x32\x11.gnomon.v1.Report\"2\n\x12\x45xportAuditRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\"f\n\x13\x45xportAuditResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.gnomon.v1.SealedEntry\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\t\"d\n\x0bSealedEntry\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\x12\x0c\n\x04hash\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x11\n\tsignature\x18\x06 \x01(\t\"R\n\x0e\x41pproveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"4\n\x12GetManifestRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x32\xf9\x04\n\x07\x43ontrol\x12K\n\nListModels\x12\x1c.gnomon.v1.ListModelsRequest\x1a\x1d.gnomon.v1.ListModelsResponse\"\x00\x12=\n\tGetReport\x12\x1b.gnomon.v1.GetReportRequest\x1a\x11.gnomon.v1.Report\"\x00\x12\x42\n\tSetShadow\x12\x1b.gnomon.v1.SetShadowRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12>\n\x07Promote\x12\x19.gnomon.v1.PromoteRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12@\n\x08Rollback\x12\x1a.gnomon.v1.RollbackRequest\x1a\x16.gnomon.v1.RouteChange\"\x00\x12H\n\tListAudit\x12\x1b.gnomon.v1.ListAuditRequest\x1a\x1c.gnomon.v1.ListAuditResponse\"\x00\x12N\n\x0b\x45xportAudit\x12\x1d.gnomon.v1.ExportAuditRequest\x1a\x1e.gnomon.v1.ExportAuditResponse\"\x00\x12=\n\x07\x41pprove\x12\x19.gnomon.v1.ApproveRequest\x1a\x15.gnomon.v1.AuditEntry\"\x00\x12\x43\n\x0bGetManifest\x12\x1d.gnomon.v1.GetManifestRequest\x1a\x13.gnomon.v1.Manifest\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gnomon_protos.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTMODELSREQUEST']._serialized_start=42
-  _globals['_LISTMODELSREQUEST']._serialized_end=76
-  _globals['_LISTMODELSRESPONSE']._serialized_start=78
-  _globals['_LISTMODELSRESPONSE']._serialized_end=138
-  _globals['_MODELSTATUS']._serialized_start=140
-  _globals['_MODELSTATUS']._serialized_end=244
-  _globals['_ROUTE']._serialized_start=246
-  _globals['_ROUTE']._serialized_end=344
-  _globals['_SHADOW']._serialized_start=346
-  _globals['_SHADOW']._serialized_end=387
-  _globals['_VERSIONSTATUS']._serialized_start=390
-  _globals['_VERSIONSTATUS']._serialized_end=536
-  _globals['_GETREPORTREQUEST']._serialized_start=538
-  _globals['_GETREPORTREQUEST']._serialized_end=587
-  _globals['_REPORT']._serialized_start=590
-  _globals['_REPORT']._serialized_end=969
-  _globals['_OUTCOMES']._serialized_start=972
-  _globals['_OUTCOMES']._serialized_end=1138
-  _globals['_INTERVAL']._serialized_start=1140
-  _globals['_INTERVAL']._serialized_end=1211
-  _globals['_OUTPUTREPORT']._serialized_start=1214
-  _globals['_OUTPUTREPORT']._serialized_end=1416
-  _globals['_FLIP']._serialized_start=1418
-  _globals['_FLIP']._serialized_end=1483
-  _globals['_LATENCY']._serialized_start=1485
-  _globals['_LATENCY']._serialized_end=1549
-  _globals['_VERDICT']._serialized_start=1551
-  _globals['_VERDICT']._serialized_end=1617
-  _globals['_SETSHADOWREQUEST']._serialized_start=1619
-  _globals['_SETSHADOWREQUEST']._serialized_end=1729
-  _globals['_PROMOTEREQUEST']._serialized_start=1731
-  _globals['_PROMOTEREQUEST']._serialized_end=1825
-  _globals['_ROLLBACKREQUEST']._serialized_start=1827
-  _globals['_ROLLBACKREQUEST']._serialized_end=1890
-  _globals['_ROUTECHANGE']._serialized_start=1892
-  _globals['_ROUTECHANGE']._serialized_end=2009
-  _globals['_LISTAUDITREQUEST']._serialized_start=2011
-  _globals['_LISTAUDITREQUEST']._serialized_end=2059
-  _globals['_LISTAUDITRESPONSE']._serialized_start=2061
-  _globals['_LISTAUDITRESPONSE']._serialized_end=2120
-  _globals['_AUDITENTRY']._serialized_start=2123
-  _globals['_AUDITENTRY']._serialized_end=2360
-  _globals['_CONTROL']._serialized_start=2363
-  _globals['_CONTROL']._serialized_end=2784
+  _globals['_LISTMODELSREQUEST']._serialized_start=72
+  _globals['_LISTMODELSREQUEST']._serialized_end=106
+  _globals['_LISTMODELSRESPONSE']._serialized_start=108
+  _globals['_LISTMODELSRESPONSE']._serialized_end=168
+  _globals['_MODELSTATUS']._serialized_start=170
+  _globals['_MODELSTATUS']._serialized_end=274
+  _globals['_ROUTE']._serialized_start=276
+  _globals['_ROUTE']._serialized_end=374
+  _globals['_SHADOW']._serialized_start=376
+  _globals['_SHADOW']._serialized_end=417
+  _globals['_VERSIONSTATUS']._serialized_start=420
+  _globals['_VERSIONSTATUS']._serialized_end=566
+  _globals['_GETREPORTREQUEST']._serialized_start=568
+  _globals['_GETREPORTREQUEST']._serialized_end=617
+  _globals['_REPORT']._serialized_start=620
+  _globals['_REPORT']._serialized_end=999
+  _globals['_OUTCOMES']._serialized_start=1002
+  _globals['_OUTCOMES']._serialized_end=1168
+  _globals['_INTERVAL']._serialized_start=1170
+  _globals['_INTERVAL']._serialized_end=1241
+  _globals['_OUTPUTREPORT']._serialized_start=1244
+  _globals['_OUTPUTREPORT']._serialized_end=1446
+  _globals['_FLIP']._serialized_start=1448
+  _globals['_FLIP']._serialized_end=1513
+  _globals['_LATENCY']._serialized_start=1515
+  _globals['_LATENCY']._serialized_end=1579
+  _globals['_VERDICT']._serialized_start=1581
+  _globals['_VERDICT']._serialized_end=1647
+  _globals['_SETSHADOWREQUEST']._serialized_start=1649
+  _globals['_SETSHADOWREQUEST']._serialized_end=1759
+  _globals['_PROMOTEREQUEST']._serialized_start=1761
+  _globals['_PROMOTEREQUEST']._serialized_end=1855
+  _globals['_ROLLBACKREQUEST']._serialized_start=1857
+  _globals['_ROLLBACKREQUEST']._serialized_end=1920
+  _globals['_ROUTECHANGE']._serialized_start=1922
+  _globals['_ROUTECHANGE']._serialized_end=2039
+  _globals['_LISTAUDITREQUEST']._serialized_start=2041
+  _globals['_LISTAUDITREQUEST']._serialized_end=2089
+  _globals['_LISTAUDITRESPONSE']._serialized_start=2091
+  _globals['_LISTAUDITRESPONSE']._serialized_end=2150
+  _globals['_AUDITENTRY']._serialized_start=2153
+  _globals['_AUDITENTRY']._serialized_end=2390
+  _globals['_EXPORTAUDITREQUEST']._serialized_start=2392
+  _globals['_EXPORTAUDITREQUEST']._serialized_end=2442
+  _globals['_EXPORTAUDITRESPONSE']._serialized_start=2444
+  _globals['_EXPORTAUDITRESPONSE']._serialized_end=2546
+  _globals['_SEALEDENTRY']._serialized_start=2548
+  _globals['_SEALEDENTRY']._serialized_end=2648
+  _globals['_APPROVEREQUEST']._serialized_start=2650
+  _globals['_APPROVEREQUEST']._serialized_end=2732
+  _globals['_GETMANIFESTREQUEST']._serialized_start=2734
+  _globals['_GETMANIFESTREQUEST']._serialized_end=2786
+  _globals['_CONTROL']._serialized_start=2789
+  _globals['_CONTROL']._serialized_end=3422
 # @@protoc_insertion_point(module_scope)

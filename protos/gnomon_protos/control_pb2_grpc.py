@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from gnomon_protos import control_pb2 as gnomon__protos_dot_control__pb2
+from gnomon_protos import manifest_pb2 as gnomon__protos_dot_manifest__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -64,6 +65,21 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.ExportAudit = channel.unary_unary(
+                '/gnomon.v1.Control/ExportAudit',
+                request_serializer=gnomon__protos_dot_control__pb2.ExportAuditRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.ExportAuditResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/gnomon.v1.Control/Approve',
+                request_serializer=gnomon__protos_dot_control__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.AuditEntry.FromString,
+                _registered_method=True)
+        self.GetManifest = channel.unary_unary(
+                '/gnomon.v1.Control/GetManifest',
+                request_serializer=gnomon__protos_dot_control__pb2.GetManifestRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_manifest__pb2.Manifest.FromString,
+                _registered_method=True)
 
 
 class ControlServicer(object):
@@ -111,6 +127,27 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportAudit(self, request, context):
+        """The audit as it is kept, oldest first, for whoever verifies it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Takes the approval of a promotion that a policy asks for, signed by one who may approve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetManifest(self, request, context):
+        """What a version says of itself, without its golden sample.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +180,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=gnomon__protos_dot_control__pb2.ListAuditRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'ExportAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportAudit,
+                    request_deserializer=gnomon__protos_dot_control__pb2.ExportAuditRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.ExportAuditResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=gnomon__protos_dot_control__pb2.ApproveRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.AuditEntry.SerializeToString,
+            ),
+            'GetManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetManifest,
+                    request_deserializer=gnomon__protos_dot_control__pb2.GetManifestRequest.FromString,
+                    response_serializer=gnomon__protos_dot_manifest__pb2.Manifest.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +359,87 @@ class Control(object):
             '/gnomon.v1.Control/ListAudit',
             gnomon__protos_dot_control__pb2.ListAuditRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/ExportAudit',
+            gnomon__protos_dot_control__pb2.ExportAuditRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.ExportAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/Approve',
+            gnomon__protos_dot_control__pb2.ApproveRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/GetManifest',
+            gnomon__protos_dot_control__pb2.GetManifestRequest.SerializeToString,
+            gnomon__protos_dot_manifest__pb2.Manifest.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ Looking at models and their shadows, and changing which version answers."""
 
 from collections import abc as _abc
 from gnomon_protos import control_pb2 as _control_pb2
+from gnomon_protos import manifest_pb2 as _manifest_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -43,6 +44,12 @@ class ControlStub:
     """Makes the previous primary the primary again."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
     """What was changed, newest first."""
+    ExportAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]
+    """The audit as it is kept, oldest first, for whoever verifies it."""
+    Approve: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApproveRequest, _control_pb2.AuditEntry]
+    """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+    GetManifest: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]
+    """What a version says of itself, without its golden sample."""
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
@@ -59,6 +66,12 @@ class ControlAsyncStub(ControlStub):
     """Makes the previous primary the primary again."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
     """What was changed, newest first."""
+    ExportAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]  # type: ignore[assignment]
+    """The audit as it is kept, oldest first, for whoever verifies it."""
+    Approve: _aio.UnaryUnaryMultiCallable[_control_pb2.ApproveRequest, _control_pb2.AuditEntry]  # type: ignore[assignment]
+    """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+    GetManifest: _aio.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]  # type: ignore[assignment]
+    """What a version says of itself, without its golden sample."""
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -108,5 +121,29 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListAuditResponse, _abc.Awaitable[_control_pb2.ListAuditResponse]]:
         """What was changed, newest first."""
+
+    @_abc_1.abstractmethod
+    def ExportAudit(
+        self,
+        request: _control_pb2.ExportAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ExportAuditResponse, _abc.Awaitable[_control_pb2.ExportAuditResponse]]:
+        """The audit as it is kept, oldest first, for whoever verifies it."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _control_pb2.ApproveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AuditEntry, _abc.Awaitable[_control_pb2.AuditEntry]]:
+        """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+
+    @_abc_1.abstractmethod
+    def GetManifest(
+        self,
+        request: _control_pb2.GetManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manifest_pb2.Manifest, _abc.Awaitable[_manifest_pb2.Manifest]]:
+        """What a version says of itself, without its golden sample."""
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

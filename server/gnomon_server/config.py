@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 # A TOML key that needs no quotes.
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 # Settings that are tables of their own, and have no environment variable.
-TABLES = ("policy", "models", "mirror", "tls")
+TABLES = ("policy", "models", "mirror", "tls", "audit")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -38,6 +38,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Share = 0.95
     # Compared requests before any verdict.
     min_requests: Count = 1000
+    # How many of the audit's approvers must have approved a promotion.
+    approvals: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +134,15 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_ca: str = ""
 
 
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who signs the audit, and who may approve promotions; keys are ed25519 in PEM files."""
+
+    # The server's private key; without one it is made in the state folder.
+    signing_key: str = ""
+    # Names of those who may approve, with the files of their public keys.
+    approvers: dict[str, str] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of `gnomon serve`."""
 
@@ -154,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, dict[str, Any]] = {}
     mirror: MirrorSettings = MirrorSettings()
     tls: TlsSettings = TlsSettings()
+    audit: AuditSettings = AuditSettings()
 
     def model(self, name: str) -> ModelSettings:
         """Returns the settings of one model."""
@@ -181,8 +193,11 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
     settings = _convert(merged, Settings, where)
     if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
         raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
-    for name in settings.models:
-        _policy(settings, name, where)
+    for name in ("", *settings.models):
+        needed, named = _policy(settings, name, where).approvals, len(settings.audit.approvers)
+        if needed > named:
+            who = f"models.{name}.policy" if name else "policy"
+            raise InvalidRequest(f"{where}: {who}: approvals: expected at most {named} approvers, received {needed}")
     return settings
 
 

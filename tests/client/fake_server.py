@@ -14,6 +14,7 @@ import grpc
 
 from gnomon_protos import control_pb2, control_pb2_grpc, inference_pb2_grpc
 from gnomon_protos import inference_pb2 as pb
+from gnomon_protos.manifest_pb2 import Manifest
 
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 
@@ -133,6 +134,18 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def ListAudit(self, request: Any, context: Any) -> control_pb2.ListAuditResponse:
         self.recorder.begin("ListAudit", request, context)
         return control_pb2.ListAuditResponse(entries=[control_pb2.AuditEntry(id=request.limit, model=request.model)])
+
+    def ExportAudit(self, request: Any, context: Any) -> control_pb2.ExportAuditResponse:
+        self.recorder.begin("ExportAudit", request, context)
+        return control_pb2.ExportAuditResponse(entries=[control_pb2.SealedEntry(id=request.after + 1)])
+
+    def Approve(self, request: Any, context: Any) -> control_pb2.AuditEntry:
+        self.recorder.begin("Approve", request, context)
+        return control_pb2.AuditEntry(model=request.model, version=request.version)
+
+    def GetManifest(self, request: Any, context: Any) -> Manifest:
+        self.recorder.begin("GetManifest", request, context)
+        return Manifest(name=request.model, version=request.version)
 
 
 class FakeServer:

@@ -31,6 +31,8 @@ def test_looking_hands_on_the_servers_messages(control: Control) -> None:
     assert control.report("churn", 2).shadow == 2
     entry = control.audit("churn", 5).entries[0]
     assert (entry.id, entry.model) == (5, "churn")
+    assert control.export_audit(7).entries[0].id == 8
+    assert (control.manifest("churn", 2).name, control.manifest("churn", 2).version) == ("churn", 2)
 
 
 def test_changes_carry_who_and_why(server: FakeServer, control: Control) -> None:
@@ -43,6 +45,12 @@ def test_changes_carry_who_and_why(server: FakeServer, control: Control) -> None
     assert [request.reason for request in requests] == ["try", "enough", "urgent", "worse"]
     assert (requests[1].off, requests[1].sample) == (True, 0.0)
     assert requests[2].force
+
+
+def test_an_approval_is_handed_in_as_it_was_signed(server: FakeServer, control: Control) -> None:
+    assert control.approve("churn", 2, "signed", reason="read it").version == 2
+    request = server.recorder.seen[0].request
+    assert (request.envelope, request.reason) == ("signed", "read it")
 
 
 def test_a_share_of_one_is_the_default(server: FakeServer, control: Control) -> None:

@@ -1,17 +1,22 @@
-"""The commands that look: models, status, report, audit."""
+"""The commands that look: models, status, report."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnomon_server.cli.screen import add_command, add_control, add_json, console, control, say_json
+from gnomon_server.cli.screen import add_command, add_control, add_json, console, control, say, say_json
+from gnomon_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from gnomon_client import Control
 
 WATCH_SECONDS = 1.0
+# Changes of the model in a written report.
+SHOWN_CHANGES = 20
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,10 +32,8 @@ def add_parser(subparsers: Any) -> None:
     report.add_argument("model", help="the model")
     report.add_argument("--shadow", type=int, default=0, metavar="V", help="the shadow (default: the only one)")
     report.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
-    audit = add_command(subparsers, "audit", "List the changes, newest first.", "gnomon audit flights", run_audit)
-    audit.add_argument("model", nargs="?", default="", help="only this model")
-    audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most this many (default: 100)")
-    for parser in (models, status, report, audit):
+    report.add_argument("--html", type=Path, metavar="FILE", help="write it with the model card, to attach to a ticket")
+    for parser in (models, status, report):
         add_json(parser)
         add_control(parser)
 
@@ -68,26 +71,13 @@ def run_report(arguments: argparse.Namespace) -> int:
     with control(arguments) as server:
         if arguments.watch:
             return _watch(server, arguments)
+        if arguments.html:
+            return _write(server, arguments)
         found = server.report(arguments.model, arguments.shadow)
     if arguments.json:
         say_json(found)
     else:
-        from gnomon_server.cli import tables
-
         console().print(tables.report(found))
-    return 0
-
-
-def run_audit(arguments: argparse.Namespace) -> int:
-    """Lists the changes."""
-    with control(arguments) as server:
-        found = server.audit(arguments.model, arguments.limit)
-    if arguments.json:
-        say_json(found)
-    else:
-        from gnomon_server.cli import tables
-
-        console().print(tables.audit(found.entries))
     return 0
 
 
@@ -110,3 +100,19 @@ def _watch(server: Control, arguments: argparse.Namespace) -> int:
         while True:
             live.update(tables.report(server.report(arguments.model, arguments.shadow)), refresh=True)
             time.sleep(WATCH_SECONDS)
+
+
+def _write(server: Control, arguments: argparse.Namespace) -> int:
+    from gnomon_server.cli import document
+
+    found = server.report(arguments.model, arguments.shadow)
+    cards = {version: server.manifest(found.model, version) for version in (found.shadow, found.primary) if version}
+    statuses = {status.version: status for status in server.models(found.model).models[0].versions}
+    changes = server.audit(found.model, SHOWN_CHANGES).entries
+    made = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        arguments.html.write_text(document.render(found, statuses, cards, changes, made), encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{arguments.html}: cannot be written: {error.strerror}") from None
+    say(f"{arguments.html}: version {found.shadow} in the shadow of version {found.primary}, with its model card")
+    return 0

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from gnomon_protos import control_pb2
+from gnomon_protos.manifest_pb2 import Manifest
 from gnomon_server.config import Settings
 from gnomon_server.control import reports
+from gnomon_server.control.audit import approval
+from gnomon_server.control.audit.approval import Approvals
+from gnomon_server.control.audit.envelope import Subject
+from gnomon_server.control.audit.promotion import Promotion
+from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Pair
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store import AuditEntry, Store
+from gnomon_server.control.store import Store
+from gnomon_server.control.store.tables import SERVER, utc_now
 from gnomon_server.control.verdict import PROMOTE
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.models import manifest as manifests
 from gnomon_server.models.lifecycle import READY
 from gnomon_server.models.requests import quoted
 from gnomon_server.models.sources import Source
@@ -31,8 +40,6 @@ log = logging.getLogger(__name__)
 # Seconds for all frontends to load a version or to switch to it.
 LOAD_SECONDS: Final = 120.0
 SWITCH_SECONDS: Final = 10.0
-# Who the audit names for what the server does by itself.
-SERVER: Final = "gnomon"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Operations:
         self._refs: dict[Key, VersionRef] = {}
         # Versions whose digest is in the store.
         self._remembered: set[Key] = set()
+        self._approvals = Approvals(settings.audit.approvers, store)
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -114,13 +122,21 @@ class Operations:
             before = self.route(request.model)
             self._known(request.model, version)
             after = before.promoted(version)
-            evidence = self.report(request.model, version) if version in before.shadows else None
-            self._check_evidence(request, version, force, evidence)
+            report = self.report(request.model, version) if version in before.shadows else None
+            self._check_evidence(request, version, force, report)
+            approvals = self._approved(before, version)
             await self._warm(request.model, version)
-            evidence = self.report(request.model, version) if evidence is not None else None
-            stored = reports.to_json(evidence) if evidence is not None else ""
-            entry = AuditEntry(request.actor, "promote", version, request.reason, force, stored)
-            return replace(await self._switch(before, after, entry), evidence=evidence)
+            report = self.report(request.model, version) if report is not None else None
+            evidence = self._promotion(request, before, version, force, report, approvals).signed(self._store.signer)
+            entry = AuditEntry(request.actor, "promote", version, request.reason, force, evidence)
+            return replace(await self._switch(before, after, entry), evidence=report)
+
+    async def approve(self, model: str, version: int, envelope: str, reason: str) -> AuditRecord:
+        """Keeps the approval of a promotion."""
+        async with self._lock:
+            before = self.route(model)
+            self._known(model, version)
+            return self._approvals.take(model, version, self._subjects(before, version), envelope, reason)
 
     async def rollback(self, request: Request) -> Change:
         """Makes the previous primary the primary again."""
@@ -159,6 +175,52 @@ class Operations:
         if model not in self._routes:
             raise NotFound(f"model {quoted(model)} not found: expected one of {sorted(self._routes)}")
         return self._routes[model]
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        """Returns what a version says of itself, without its golden sample; raises NotFound or LoadError."""
+        self.route(model)
+        self._known(model, version)
+        message = manifests.message(Path(self._refs[model, version].folder))
+        message.ClearField("golden_sample")
+        return message
+
+    def _approved(self, before: Route, version: int) -> Sequence[str]:
+        """Returns the envelopes of the approvals; raises Refused if the policy asks for more."""
+        needed = self._settings.policy_of(before.model).approvals
+        if not needed:
+            return ()
+        return self._approvals.check(before.model, version, self._subjects(before, version), needed)
+
+    def _subjects(self, before: Route, version: int) -> tuple[Subject, ...]:
+        digests = (self._digest(before.model, number) for number in (version, before.primary))
+        return approval.subjects(before.model, version, next(digests), before.primary, next(digests))
+
+    def _digest(self, model: str, version: int) -> str:
+        return self._fleet.state(model, version).digest or self._store.digests().get((model, version), "")
+
+    def _promotion(
+        self,
+        request: Request,
+        before: Route,
+        version: int,
+        force: bool,
+        report: control_pb2.Report | None,
+        approvals: Sequence[str],
+    ) -> Promotion:
+        return Promotion(
+            model=before.model,
+            version=version,
+            digest=self._digest(before.model, version),
+            primary=before.primary,
+            primary_digest=self._digest(before.model, before.primary),
+            actor=request.actor,
+            reason=request.reason,
+            forced=force,
+            policy=self._settings.policy_of(before.model),
+            report=report,
+            time=utc_now(),
+            approvals=approvals,
+        )
 
     def _known(self, model: str, version: int) -> None:
         if (model, version) not in self._refs:

@@ -57,7 +57,7 @@ def render(view: View) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main>"
         '<h1>gnomon <small id="live">models and their shadows, live</small></h1>'
-        f"{models or empty}{_audit(view.audit)}"
+        f"{models or empty}{changes(view.audit)}"
         '<footer><a href="/metrics">metrics</a> · <a href="/readyz">readiness</a></footer>'
         f"</main><script>{SCRIPT}</script></body></html>"
     )
@@ -68,7 +68,7 @@ def _model(model: control_pb2.ModelStatus, reports: Sequence[control_pb2.Report]
     return (
         f"<section><h2>{escape(model.name)}</h2><div class=scroll><table><tr><th>version<th>role<th>state"
         f"<th class=n>answered<th class=n>failed</tr>{rows}</table></div>"
-        f"{''.join(map(_report, reports))}</section>"
+        f"{''.join(map(article, reports))}</section>"
     )
 
 
@@ -81,7 +81,8 @@ def _version(version: control_pb2.VersionStatus) -> str:
     )
 
 
-def _report(report: control_pb2.Report) -> str:
+def article(report: control_pb2.Report) -> str:
+    """Returns how a shadow compares, as an element of a document with STYLE."""
     kind = report.verdict.decision.split(" ", maxsplit=1)[0]
     outputs = "".join(
         f"<tr><td>{escape(o.output)}<td>{escape(o.comparator)}<td class=n>{o.rows:,}<td class=n>{o.disagreements:,}"
@@ -154,7 +155,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 
-def _audit(entries: Iterable[control_pb2.AuditEntry]) -> str:
+def changes(entries: Iterable[control_pb2.AuditEntry]) -> str:
+    """Returns the changes as an element of a document with STYLE; nothing where there are none."""
     rows = "".join(
         f"<tr><td>{escape(e.time)}<td>{escape(e.actor)}<td>{escape(e.action)}{' (forced)' if e.forced else ''}"
         f"<td>{escape(e.model)} {e.version or ''}<td>{escape(e.reason)}</tr>"

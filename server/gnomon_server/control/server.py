@@ -77,7 +77,8 @@ class Server:
         models.versions()
         port = SharedPort(settings.grpc)
         stack.callback(port.close)
-        store = SqliteStore(Path(settings.state))
+        key = settings.audit.signing_key
+        store = SqliteStore(Path(settings.state), Path(key) if key else None)
         stack.callback(store.close)
         telemetry = Telemetry.from_environment(os.environ, version("gnomon"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
 from gnomon_protos import control_pb2, control_pb2_grpc
-from gnomon_server.control import reports
+from gnomon_protos.manifest_pb2 import Manifest
+from gnomon_server.control.audit.promotion import report_of
+from gnomon_server.control.audit.records import AuditRecord
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.operations import Change, Operations, Request
 from gnomon_server.control.ports import free
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store import AuditRecord, Store
+from gnomon_server.control.store import Store
 from gnomon_server.errors import GnomonError, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,8 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Any], Awaitable[Answer]]
 MAX_AUDIT = 1000
+# Entries of the audit in one answer, unless a caller says otherwise.
+EXPORTED = 500
 
 
 def _mapped(method: Method[Answer]) -> Method[Answer]:
@@ -90,6 +95,31 @@ class ControlService(control_pb2_grpc.ControlServicer):
         if request.limit < 0:
             raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
         return control_pb2.ListAuditResponse(entries=self.changes(request.model, min(request.limit or 100, MAX_AUDIT)))
+
+    @_mapped
+    async def ExportAudit(  # noqa: N802
+        self, request: control_pb2.ExportAuditRequest, _: Any
+    ) -> control_pb2.ExportAuditResponse:
+        """Returns entries of the audit as they are kept."""
+        if request.limit < 0 or request.after < 0:
+            raise InvalidRequest(f"after, limit: expected >= 0, received {request.after}, {request.limit}")
+        entries = self._store.entries(request.after, min(request.limit or EXPORTED, MAX_AUDIT))
+        checkpoint = self._store.checkpoint()
+        return control_pb2.ExportAuditResponse(
+            entries=[control_pb2.SealedEntry(**asdict(entry)) for entry in entries],
+            checkpoint=checkpoint.text if checkpoint else "",
+            public_key=self._store.signer.public.pem,
+        )
+
+    @_mapped
+    async def Approve(self, request: control_pb2.ApproveRequest, _: Any) -> control_pb2.AuditEntry:  # noqa: N802
+        """Takes the approval of a promotion."""
+        return _entry(await self._operations.approve(request.model, request.version, request.envelope, request.reason))
+
+    @_mapped
+    async def GetManifest(self, request: control_pb2.GetManifestRequest, _: Any) -> Manifest:  # noqa: N802
+        """Returns what a version says of itself."""
+        return self._operations.manifest(request.model, request.version)
 
     def statuses(self, model: str = "") -> list[control_pb2.ModelStatus]:
         """Returns the status of one model or, without a name, of all."""
@@ -172,5 +202,5 @@ def _entry(record: AuditRecord) -> control_pb2.AuditEntry:
         forced=entry.forced,
         before=_route(record.before),
         after=_route(record.after),
-        evidence=reports.from_json(entry.evidence) if entry.evidence else None,
+        evidence=report_of(entry.evidence),
     )

@@ -60,17 +60,26 @@ class Manifest:
 
 def read(folder: Path) -> Manifest:
     """Returns the manifest of a version's folder; raises LoadError if there is one that cannot be read."""
-    path = folder / FILE
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
+    found = message(folder)
+    if not found.ByteSize():
         return Manifest()
+    try:
+        return _from_message(found)
+    except tensors.TensorError as error:
+        raise LoadError(f"{FILE} is not a manifest: {error}") from None
+
+
+def message(folder: Path) -> manifest_pb2.Manifest:
+    """Returns the manifest as it is written, empty where there is none; raises LoadError if it cannot be read."""
+    try:
+        text = (folder / FILE).read_text()
+    except FileNotFoundError:
+        return manifest_pb2.Manifest()
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{FILE} cannot be read: {error}") from None
     try:
-        message = json_format.Parse(text, manifest_pb2.Manifest(), ignore_unknown_fields=True)
-        return _from_message(message)
-    except (json_format.ParseError, tensors.TensorError) as error:
+        return json_format.Parse(text, manifest_pb2.Manifest(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
         raise LoadError(f"{FILE} is not a manifest: {error}") from None
 
 

@@ -10,6 +10,7 @@ import pytest
 from fleets import Rig
 
 from gnomon_server.control import snapshots
+from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.operations import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
@@ -96,7 +97,7 @@ async def test_a_promotion_on_evidence_keeps_it(rig: Rig) -> None:
     assert change.evidence.outcomes.compared == 500
     record = rig.store.audit()[0]
     assert (record.entry.actor, record.entry.reason, record.entry.forced) == ("me@here", "because", False)
-    assert '"compared":"500"' in record.entry.evidence.replace(" ", "")
+    assert report_of(record.entry.evidence) == change.evidence
     assert rig.fleet.frontend_state("m", 1).state == rig.fleet.frontend_state("m", 2).state == "ready"
 
 

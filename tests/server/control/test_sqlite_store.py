@@ -6,12 +6,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 
 import pytest
 
+from gnomon_server.control.audit.chain import verify
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry, Store
@@ -102,7 +104,7 @@ def test_the_audit_is_read_newest_first_by_model_and_bounded(store: Store) -> No
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE audit SET actor = 'nobody'",
+        "UPDATE audit SET body = 'nobody'",
         "DELETE FROM audit",
         "REPLACE INTO audit SELECT * FROM audit",
     ],
@@ -140,6 +142,7 @@ def test_the_state_is_free_again_once_closed(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from gnomon_server.control.audit.chain import verify
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry
@@ -181,6 +184,25 @@ def test_the_schema_is_built_from_an_empty_file(tmp_path: Path) -> None:
     assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_an_audit_from_before_the_chain_is_kept_and_chained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    route = Route("churn", 2, primary=2, previous=1, shadows={3: 0.5}, idle=frozenset({4}))
+    with closing(sqlite3.connect(tmp_path / FILE)) as old, old:
+        old.executescript(f"BEGIN; {MIGRATIONS[0]}; PRAGMA user_version = 1; COMMIT;")
+        old.execute("INSERT INTO routes VALUES ('churn', 2, 2, 1, '{\"3\":0.5}', '[4]')")
+        for number in (1, 2):
+            old.execute(
+                "INSERT INTO audit VALUES (?, '2026-01-01T00:00:00Z', 'ann', 'promote', 'churn', 2, 'why', 1, ?, ?, ?)",
+                (number, '{"model":"churn"}', '{"model":"churn","generation":2,"primary":2}', '{"model":"churn"}'),
+            )
+    store = SqliteStore(tmp_path)
+    assert store.routes() == {"churn": route}
+    entry = AuditEntry("ann", "promote", 2, "why", forced=True, evidence='{"model":"churn"}')
+    assert [(r.id, r.entry, r.after.primary) for r in store.audit()] == [(2, entry, 2), (1, entry, 2)]
+    store.change(route.promoted(3), FOUND)
+    assert verify(store.entries(0, 10), {store.signer.public.id: store.signer.public}) == 3
+    store.close()
 
 
 def test_each_migration_keeps_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +253,7 @@ def test_a_row_that_makes_no_sense_is_reported_in_one_line(tmp_path: Path, store
     store.change(FIRST, FOUND)
     other = sqlite3.connect(tmp_path / FILE)
     with other:
-        other.execute("UPDATE routes SET shadows = 'nonsense'")
+        other.execute("UPDATE routes SET route = 'nonsense'")
     other.close()
     with pytest.raises(Refused, match="row that cannot be read"):
         store.routes()

@@ -6,40 +6,16 @@ To add one, write a module with a class that has the methods of `Store`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
+from gnomon_server.control.audit.chain import Sealed
+from gnomon_server.control.audit.checkpoint import Checkpoint
+from gnomon_server.control.audit.records import AuditEntry, AuditRecord
+from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.routes import Route
 
 __all__ = ["AuditEntry", "AuditRecord", "Store"]
-
-
-@dataclass(frozen=True)
-class AuditEntry:
-    """Who changes a route, and why."""
-
-    actor: str
-    # "discover", "shadow", "promote" or "rollback".
-    action: str
-    version: int
-    reason: str = ""
-    forced: bool = False
-    # The report that a promotion rests on, as JSON; empty for other actions.
-    evidence: str = ""
-
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """A change that was made; records are never altered or removed."""
-
-    # Rises by the order of changes.
-    id: int
-    # RFC 3339, UTC.
-    time: str
-    entry: AuditEntry
-    before: Route
-    after: Route
 
 
 class Store(Protocol):
@@ -47,6 +23,11 @@ class Store(Protocol):
 
     The methods block, may be called from any thread, and raise NotReady where the storage fails.
     """
+
+    @property
+    def signer(self) -> Signer:
+        """Signs the audit."""
+        ...
 
     def routes(self) -> dict[str, Route]:
         """Returns the routes of all models by name."""
@@ -59,8 +40,20 @@ class Store(Protocol):
         """
         ...
 
+    def note(self, model: str, entry: AuditEntry) -> AuditRecord:
+        """Stores an audit record of something that changes no route."""
+        ...
+
     def audit(self, model: str = "", limit: int = 100) -> list[AuditRecord]:
         """Returns the latest records of one model or, without a name, of all; newest first."""
+        ...
+
+    def entries(self, after: int, limit: int) -> list[Sealed]:
+        """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
+        ...
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Returns the signed word on the newest entry that this server wrote; None before there is one."""
         ...
 
     def save_tallies(self, rows: Iterable[Comparison]) -> None:

@@ -1,0 +1,203 @@
+"""The tables of a store, in SQL that SQLite and PostgreSQL both understand."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from gnomon_server.control.audit import chain
+from gnomon_server.control.audit.chain import GENESIS, Sealed
+from gnomon_server.control.audit.checkpoint import Checkpoint, Witness
+from gnomon_server.control.audit.records import AuditEntry, AuditRecord
+from gnomon_server.control.audit.signing import Signer
+from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.routes import Route
+from gnomon_server.errors import Refused
+
+log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind")
+_SEALED: Final = "id, model, body, hash, signed_by, signature"
+# Who the audit names for what the server does by itself.
+SERVER: Final = "gnomon"
+
+
+class Execute(Protocol):
+    """Runs one statement, with %s in the place of each value, in a transaction; returns the rows."""
+
+    def __call__(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Returns the rows, or none where a statement gives none."""
+        ...
+
+
+class Tables(ABC):
+    """Everything of a store but its connection: one is added by saying how a transaction is made."""
+
+    def __init__(self, folder: Path, signer: Signer) -> None:
+        """Keeps the checkpoint of the audit in a folder beside the database."""
+        self.signer = signer
+        self._witness = Witness(folder, signer)
+
+    @abstractmethod
+    def _transaction(self) -> AbstractContextManager[Execute]:
+        """Gives what runs statements; commits at the end of the block, or else rolls back. Writers exclude each other.
+
+        Raises NotReady where the storage fails.
+        """
+
+    def routes(self) -> dict[str, Route]:
+        """Returns the routes of all models by name."""
+        with self._transaction() as execute:
+            rows = execute("SELECT route FROM routes ORDER BY model")
+        routes = [_parsed(msgspec.json.decode, text, Route) for (text,) in rows]
+        return {route.model: route for route in routes}
+
+    def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
+        """Stores a route together with its audit record.
+
+        Raises Refused if the stored route is not the one of the generation before `after`.
+        """
+        with self._transaction() as execute:
+            before = _stored(execute, after.model)
+            if before.generation != after.generation - 1:
+                raise Refused(
+                    f"model '{after.model}': the route was changed meanwhile: expected generation "
+                    f"{after.generation - 1}, found {before.generation}; look again and repeat the change"
+                )
+            execute(
+                "INSERT INTO routes (model, generation, route) VALUES (%s, %s, %s) "
+                "ON CONFLICT (model) DO UPDATE SET generation = excluded.generation, route = excluded.route",
+                (after.model, after.generation, msgspec.json.encode(after).decode()),
+            )
+            entries = self._append(execute, before, after, entry)
+        return self._witnessed(entries)
+
+    def note(self, model: str, entry: AuditEntry) -> AuditRecord:
+        """Stores an audit record of something that changes no route."""
+        with self._transaction() as execute:
+            route = _stored(execute, model)
+            entries = self._append(execute, route, route, entry)
+        return self._witnessed(entries)
+
+    def audit(self, model: str = "", limit: int = 100) -> list[AuditRecord]:
+        """Returns the latest records of one model or, without a name, of all; newest first."""
+        with self._transaction() as execute:
+            rows = execute(
+                f"SELECT {_SEALED} FROM audit WHERE model = %s OR %s ORDER BY id DESC LIMIT %s",  # noqa: S608 - no input
+                (model, not model, limit),
+            )
+        return [Sealed(*row).record for row in rows]
+
+    def entries(self, after: int, limit: int) -> list[Sealed]:
+        """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
+        with self._transaction() as execute:
+            return stored_entries(execute, after, limit)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Returns the signed word on the newest entry that this server wrote; None before there is one."""
+        return self._witness.newest
+
+    def save_tallies(self, rows: Iterable[Comparison]) -> None:
+        """Stores totals in place of earlier ones of the same pairs."""
+        now = utc_now()
+        with self._transaction() as execute:
+            for row in rows:
+                pair = row.pair
+                # MessagePack keeps every float as it is; JSON has no infinities.
+                execute(
+                    'INSERT INTO tallies (model, "primary", shadow, comparison, updated_at) VALUES (%s, %s, %s, %s, %s)'
+                    ' ON CONFLICT (model, "primary", shadow) DO UPDATE SET comparison = excluded.comparison, '
+                    "updated_at = excluded.updated_at",
+                    (pair.model, pair.primary, pair.shadow, msgspec.msgpack.encode(row), now),
+                )
+
+    def tallies(self) -> list[Comparison]:
+        """Returns the stored totals of all pairs."""
+        with self._transaction() as execute:
+            rows = execute('SELECT comparison FROM tallies ORDER BY model, "primary", shadow')
+        return [_parsed(msgspec.msgpack.decode, blob, Comparison) for (blob,) in rows]
+
+    def remember_digest(self, model: str, version: int, digest: str) -> str:
+        """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
+        with self._transaction() as execute:
+            execute(
+                "INSERT INTO versions (model, version, digest, first_seen) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT DO NOTHING",
+                (model, version, digest, utc_now()),
+            )
+            rows = execute("SELECT digest FROM versions WHERE model = %s AND version = %s", (model, version))
+        return str(rows[0][0])
+
+    def digests(self) -> dict[tuple[str, int], str]:
+        """Returns the digest that was seen first of every known version, by model and version."""
+        with self._transaction() as execute:
+            rows = execute("SELECT model, version, digest FROM versions")
+        return {(str(model), int(version)): str(digest) for model, version, digest in rows}
+
+    def _append(self, execute: Execute, before: Route, after: Route, entry: AuditEntry) -> list[Sealed]:
+        """Stores an entry, and before it one that says so if entries that were witnessed are not there any more."""
+        newest = execute("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
+        number, previous = newest[0] if newest else (0, GENESIS)
+        wanted = [(before, after, entry)]
+        if damage := self._damage(execute):
+            log.error("the audit is damaged: %s", damage)
+            wanted.insert(0, (before, before, AuditEntry(SERVER, chain.DAMAGED, 0, damage)))
+        added = []
+        for one, other, said in wanted:
+            number += 1
+            sealed = chain.sealed(AuditRecord(number, utc_now(), said, one, other), previous, self.signer)
+            store_entry(execute, sealed)
+            previous = sealed.hash
+            added.append(sealed)
+        return added
+
+    def _damage(self, execute: Execute) -> str:
+        """Returns what contradicts the checkpoint, or nothing."""
+        seen = self._witness.newest
+        if seen is None or execute("SELECT hash FROM audit WHERE id = %s", (seen.entries,)) == [(seen.hash,)]:
+            return ""
+        return f"entry {seen.entries}, which this server wrote at {seen.time}, was altered or removed"
+
+    def _witnessed(self, entries: Sequence[Sealed]) -> AuditRecord:
+        record = entries[-1].record
+        self._witness.saw(record.id, entries[-1].hash, record.time)
+        return record
+
+
+def stored_entries(execute: Execute, after: int, limit: int) -> list[Sealed]:
+    """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
+    rows = execute(f"SELECT {_SEALED} FROM audit WHERE id > %s ORDER BY id LIMIT %s", (after, limit))  # noqa: S608
+    return [Sealed(*row) for row in rows]
+
+
+def store_entry(execute: Execute, entry: Sealed) -> None:
+    """Stores an entry of the audit."""
+    execute(
+        f"INSERT INTO audit ({_SEALED}) VALUES (%s, %s, %s, %s, %s, %s)",  # noqa: S608 - no input
+        (entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature),
+    )
+
+
+def utc_now() -> str:
+    """Returns the present time by RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stored(execute: Execute, model: str) -> Route:
+    rows = execute("SELECT route FROM routes WHERE model = %s", (model,))
+    return _parsed(msgspec.json.decode, rows[0][0], Route) if rows else Route(model)
+
+
+def _parsed(decode: Callable[..., Any], text: str | bytes, kind: type[Kind]) -> Kind:
+    try:
+        value: Kind = decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refused(f"the state holds a row that cannot be read: {error}") from None
+    return value
