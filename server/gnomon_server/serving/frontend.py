@@ -18,6 +18,7 @@ from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
+from gnomon_server.serving.streams import Streams
 from gnomon_server.serving.transport import tls
 from gnomon_server.serving.transport.choice import transport
 from gnomon_server.telemetry.sampling import Sampler
@@ -58,10 +59,12 @@ class Frontend:
         # Of the newest report that control asked for.
         self._number = 0
         self._questions = Questions(channel.send)
+        self._streams = Streams(self._inferences, self._observation, lambda: self.table)
         services = (service.NAME, health.NAME)
         self._health = Health(services)
         methods = {
             **Service(self, self._inferences, self._questions, settings).methods(),
+            **self._streams.methods(service.NAME),
             **self._health.methods(),
             **reflection.methods(services),
         }
@@ -182,6 +185,7 @@ class Frontend:
         """Refuses, answers what is in, hands the rest of the mirror over, reports."""
         self.draining = True
         self._health.end()
+        self._streams.end()
         self._questions.close()
         await self._transport.drain(grace)
         self._inferences.close()

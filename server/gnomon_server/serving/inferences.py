@@ -6,11 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from google.protobuf.message import DecodeError
-
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array, TensorError
-from gnomon_server.errors import GnomonError, Internal, InvalidRequest
+from gnomon_server.errors import GnomonError, Internal
 from gnomon_server.models import requests
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import Answers
@@ -74,12 +72,7 @@ class Inferences:
         self._execution.keep(servables)
 
     def _parsed(self, call: Call) -> Inference:
-        try:
-            request = pb.ModelInferRequest.FromString(call.message)
-        except DecodeError:
-            size = len(call.message)
-            text = f"ModelInferRequest: expected a protobuf message, received {size} bytes that are none"
-            raise InvalidRequest(text) from None
+        request = requests.parse(call.message)
         route = self._table.model(request.model_name)
         servable = route.resolve(request.model_version)
         model, version, signature = servable.model, servable.version, servable.signature

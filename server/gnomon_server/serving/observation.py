@@ -103,6 +103,10 @@ class Observation:
         if histogram is None:
             histogram = self._calls[key] = Histogram(CALL_BOUNDS)
         histogram.add(time.perf_counter() - call.start)
+        self.traced(call, status)
+
+    def traced(self, call: Call, status: str) -> None:
+        """Keeps the trace of a call as it ends, if it is sampled."""
         if self._sampler.enabled and self.trace(call).sampled:
             self._keep(call, status)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -100,9 +101,10 @@ class _Handlers(grpc.GenericRpcHandler):
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             call = _GrpcioCall(name, b"", context)
             try:
-                async for message in method.handle(call, messages):
-                    await call.send_metadata()
-                    yield message
+                async with aclosing(method.handle(call, messages)) as answers:  # type: ignore[type-var]
+                    async for message in answers:
+                        await call.send_metadata()
+                        yield message
                 await call.send_metadata()
             except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status, never a stack trace
                 await self._abort(call, error)
