@@ -32,6 +32,7 @@ class ServerProcess:
         environment: Mapping[str, str] | None = None,
         config: str = "",
     ) -> None:
+        self.repository = repository
         state.mkdir(parents=True, exist_ok=True)
         file = state / "gnomon.toml"
         file.write_text(config)

@@ -670,7 +670,9 @@ class AuditEntry(_message.Message):
     """RFC 3339, UTC."""
     actor: _builtins.str
     action: _builtins.str
-    """"discover", "shadow", "promote", "rollback", "approve", or "damaged" where entries are not there any more."""
+    """"discover", "shadow", "promote", "rollback", "approve", "load", "unload", or "damaged" where entries are not there
+    any more.
+    """
     model: _builtins.str
     version: _builtins.int
     reason: _builtins.str

@@ -160,6 +160,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Seconds that calls in flight and the mirror may take at shutdown.
     grace: Positive = 10.0
     max_message_bytes: Bytes = 64 << 20
+    # Whether clients of the gRPC port may load and unload models (RepositoryModelLoad, RepositoryModelUnload).
+    repository_control: bool = False
     policy: Policy = Policy()
     # By model; what a model leaves out comes from "*", if that is there.
     models: dict[str, dict[str, Any]] = {}

@@ -353,9 +353,7 @@ def test_bytes_that_are_no_message_are_the_callers_mistake(method: str, wire: gr
     )
 
 
-@pytest.mark.parametrize(
-    "path", [SERVICE + "TraceSetting", SERVICE + "ModelStreamInfer", "/other.Service/TraceSetting"]
-)
+@pytest.mark.parametrize("path", [SERVICE + "TraceSetting", SERVICE + "LogSettings", "/other.Service/TraceSetting"])
 def test_a_method_that_is_not_offered_is_unimplemented(path: str, wire: grpc.Channel) -> None:
     name = path.rpartition("/")[2]
     assert refusal(sent, wire, path, b"") == (NOT_OFFERED, f"method '{name}' is not offered")
@@ -529,3 +527,14 @@ def test_a_cancelled_call_is_counted_as_such_and_harms_nobody(server: ServerProc
         call.cancel()
     eventually(lambda: ended(server, "CANCELLED") > before)
     assert infer(wire, request("slow", {"x": HEAVY})).model_version == "1"
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_clients_do_not_change_what_is_loaded_unless_a_setting_allows_it(method: str, wire: grpc.Channel) -> None:
+    message = getattr(pb, f"{method}Request")(model_name="line")
+    with pytest.raises(grpc.RpcError) as raised:
+        sent(wire, SERVICE + method, message.SerializeToString())
+    error: Any = raised.value
+    assert error.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert "expected the setting repository_control = true" in error.details()
+    assert infer(wire, request("line", {"x": ROW})).model_version == "1"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from argparse import BooleanOptionalAction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gnomon_server.cli.screen import add_command, say
 
-FLAGS = ("repository", "state", "grpc", "http", "control", "transport", "workers")
+FLAGS = ("repository", "state", "grpc", "http", "control", "transport", "workers", "repository_control")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,6 +30,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--control", metavar="ADDR", help="control API (default: 127.0.0.1:8003)")
     parser.add_argument("--transport", metavar="NAME", help="http2 or grpcio (default: http2)")
     parser.add_argument("--workers", type=int, metavar="N", help="frontend processes on the gRPC port (default: 1)")
+    parser.add_argument(
+        "--repository-control",
+        action=BooleanOptionalAction,
+        help="let clients load and unload models (default: no)",
+    )
     parser.add_argument("--print-config", action="store_true", help="show the settings that result, and exit")
 
 

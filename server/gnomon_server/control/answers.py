@@ -5,8 +5,22 @@ from __future__ import annotations
 import logging
 
 from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.operations import Operations, Request
 from gnomon_server.errors import GnomonError
-from gnomon_server.wire.messages import Answer, Counts, Failure, Given, Question, Wanted
+from gnomon_server.wire.messages import (
+    Answer,
+    Counts,
+    CountsWanted,
+    Done,
+    Failure,
+    Given,
+    Index,
+    IndexWanted,
+    ListedVersion,
+    LoadWanted,
+    Question,
+    Wanted,
+)
 
 log = logging.getLogger(__name__)
 
@@ -14,7 +28,8 @@ log = logging.getLogger(__name__)
 class Answers:
     """Answers on control's event loop."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, operations: Operations, fleet: Fleet) -> None:
+        self._operations = operations
         self._fleet = fleet
 
     async def answer(self, question: Question) -> Answer:
@@ -28,5 +43,27 @@ class Answers:
             given = Failure("INTERNAL", "internal error")
         return Answer(question.number, given)
 
-    async def _give(self, _: Wanted) -> Given:
-        return Counts((await self._fleet.counts_of_now()).inferences)
+    async def _give(self, wanted: Wanted) -> Given:
+        if isinstance(wanted, CountsWanted):
+            return Counts((await self._fleet.counts_of_now()).inferences)
+        if isinstance(wanted, IndexWanted):
+            return self._index()
+        request = Request(wanted.model, wanted.actor, "asked for by a client")
+        if isinstance(wanted, LoadWanted):
+            await self._operations.load(request)
+        else:
+            await self._operations.unload(request)
+        return Done()
+
+    def _index(self) -> Index:
+        return Index(
+            tuple(
+                self._listed(model, version, route.role(version))
+                for model, route in sorted(self._operations.routes.items())
+                for version in self._operations.versions(model)
+            )
+        )
+
+    def _listed(self, model: str, version: int, role: str) -> ListedVersion:
+        state = self._fleet.state(model, version)
+        return ListedVersion(model, version, role, state.state, state.reason)

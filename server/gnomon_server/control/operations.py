@@ -30,7 +30,7 @@ from gnomon_server.control.store.tables import SERVER, utc_now
 from gnomon_server.control.verdict import PROMOTE
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.models import manifest as manifests
-from gnomon_server.models.lifecycle import READY
+from gnomon_server.models.lifecycle import FAILED, READY
 from gnomon_server.models.requests import quoted
 from gnomon_server.models.sources import Source
 from gnomon_server.wire.messages import VersionRef
@@ -75,6 +75,8 @@ class Operations:
         self._refs: dict[Key, VersionRef] = {}
         # Versions whose digest is in the store.
         self._remembered: set[Key] = set()
+        # Models that a client has unloaded; a restart loads them again.
+        self._unloaded: set[str] = set()
         self._approvals = Approvals(settings.audit.approvers, store)
 
     @property
@@ -96,12 +98,12 @@ class Operations:
             if seen.keys() == self._refs.keys() and self._fleet.planned:
                 return
             self._discover(seen)
-            self._fleet.wish(self._routes, self._refs)
+            self._fleet.wish(self._wished, self._refs)
 
     async def shadow(self, request: Request, version: int, sample: float) -> Change:
         """Mirrors a share of the model's requests to a version."""
         async with self._lock:
-            before = self.route(request.model)
+            before = self._changeable(request.model)
             self._known(request.model, version)
             after = before.shadowed(version, sample)
             return await self._switch(before, after, AuditEntry(request.actor, "shadow", version, request.reason))
@@ -109,7 +111,7 @@ class Operations:
     async def unshadow(self, request: Request, version: int) -> Change:
         """Ends the mirroring to a version."""
         async with self._lock:
-            before = self.route(request.model)
+            before = self._changeable(request.model)
             after = before.unshadowed(version)
             return await self._switch(before, after, AuditEntry(request.actor, "shadow", version, request.reason))
 
@@ -119,7 +121,7 @@ class Operations:
         Raises Refused without a favourable verdict unless forced, and where the version cannot be loaded.
         """
         async with self._lock:
-            before = self.route(request.model)
+            before = self._changeable(request.model)
             self._known(request.model, version)
             after = before.promoted(version)
             report = self.report(request.model, version) if version in before.shadows else None
@@ -141,11 +143,40 @@ class Operations:
     async def rollback(self, request: Request) -> Change:
         """Makes the previous primary the primary again."""
         async with self._lock:
-            before = self.route(request.model)
+            before = self._changeable(request.model)
             after = before.rolled_back()
             await self._warm(request.model, after.primary)
             entry = AuditEntry(request.actor, "rollback", after.primary, request.reason)
             return await self._switch(before, after, entry)
+
+    async def load(self, request: Request) -> None:
+        """Takes in what the repository has now, and waits until a model's primary answers in every frontend.
+
+        Raises NotFound, or Refused if the primary cannot be loaded; one that has failed is tried anew.
+        """
+        await self.look()
+        async with self._lock:
+            route = self.route(request.model)
+            if request.model in self._unloaded:
+                self._note(route, AuditEntry(request.actor, "load", route.primary, request.reason))
+                self._unloaded.discard(request.model)
+            elif self._fleet.frontend_state(route.model, route.primary).state == FAILED:
+                await self._without(route.model)
+            generation = self._fleet.wish(self._wished, self._refs)
+            await self._fleet.settled(generation, LOAD_SECONDS)
+            state = self._fleet.frontend_state(route.model, route.primary)
+            if state.state != READY:
+                where = f"model '{route.model}' version '{route.primary}'"
+                raise Refused(f"{where}: load failed: {state.reason or state.state}")
+
+    async def unload(self, request: Request) -> None:
+        """Has a model answer nothing and mirror nothing until it is loaded again; raises NotFound."""
+        async with self._lock:
+            route = self.route(request.model)
+            if request.model not in self._unloaded:
+                self._note(route, AuditEntry(request.actor, "unload", route.primary, request.reason))
+                self._unloaded.add(request.model)
+            await self._fleet.settled(self._fleet.wish(self._wished, self._refs), SWITCH_SECONDS)
 
     def report(self, model: str, shadow: int = 0) -> control_pb2.Report:
         """Returns how a shadow compares with the primary; 0 is the only shadow. Raises NotFound or InvalidRequest."""
@@ -222,6 +253,28 @@ class Operations:
             approvals=approvals,
         )
 
+    @property
+    def _wished(self) -> Mapping[str, Route]:
+        """The routes as the fleet is to make them true: an unloaded model has no roles."""
+        return {name: Route(name) if name in self._unloaded else route for name, route in self._routes.items()}
+
+    def _changeable(self, model: str) -> Route:
+        """Returns the route of a model that is loaded; raises NotFound or Refused."""
+        if model in self._unloaded:
+            raise Refused(f"model '{model}' is unloaded: expected it to be loaded before its route is changed")
+        return self.route(model)
+
+    async def _without(self, model: str) -> None:
+        """Has the fleet forget a model, so that it tries anew what had failed."""
+        others = {name: route for name, route in self._wished.items() if name != model}
+        await self._fleet.settled(self._fleet.wish(others, self._refs), SWITCH_SECONDS)
+
+    def _note(self, route: Route, entry: AuditEntry) -> None:
+        """Writes down a change that leaves every role as it is."""
+        after = route.renewed()
+        self._store.change(after, entry)
+        self._routes = {**self._routes, route.model: after}
+
     def _known(self, model: str, version: int) -> None:
         if (model, version) not in self._refs:
             expected = [number for name, number in sorted(self._refs) if name == model]
@@ -241,7 +294,7 @@ class Operations:
 
     async def _warm(self, model: str, version: int) -> None:
         """Has a version loaded in every frontend beside what serves; raises Refused if one cannot."""
-        generation = self._fleet.wish(self._routes, self._refs, frozenset({(model, version)}))
+        generation = self._fleet.wish(self._wished, self._refs, frozenset({(model, version)}))
         try:
             await self._fleet.settled(generation, LOAD_SECONDS)
             state = self._fleet.frontend_state(model, version)
@@ -249,7 +302,7 @@ class Operations:
                 raise Refused(f"model '{model}' version '{version}' cannot be served: {state.reason or state.state}")
         except BaseException:
             # A caller who gives up cancels this, too.
-            self._fleet.wish(self._routes, self._refs)
+            self._fleet.wish(self._wished, self._refs)
             raise
 
     async def _switch(self, before: Route, after: Route, entry: AuditEntry) -> Change:
@@ -257,10 +310,10 @@ class Operations:
             self._store.change(after, entry)
         except GnomonError:
             # What was made warm for this is not wanted any more.
-            self._fleet.wish(self._routes, self._refs)
+            self._fleet.wish(self._wished, self._refs)
             raise
         self._routes = {**self._routes, after.model: after}
-        generation = self._fleet.wish(self._routes, self._refs)
+        generation = self._fleet.wish(self._wished, self._refs)
         try:
             await self._fleet.settled(generation, SWITCH_SECONDS)
         except NotReady as error:

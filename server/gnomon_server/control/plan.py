@@ -21,18 +21,18 @@ def frontend_plan(
     """Returns the plan for every frontend.
 
     A version is loaded if it is primary, previous or to be warm for a promotion, and on disk; a shadow is mirrored to
-    once its worker has been ready.
+    once its worker has been ready. A model without a primary is there and answers nothing.
     """
     return FrontendPlan(
         generation,
-        tuple(_model_plan(route, refs, feeds, warm) for _, route in sorted(routes.items()) if route.primary),
+        tuple(_model_plan(route, refs, feeds, warm) for _, route in sorted(routes.items())),
     )
 
 
 def _model_plan(
     route: Route, refs: Mapping[Key, VersionRef], feeds: Mapping[Key, ShadowFeed], warm: frozenset[Key]
 ) -> ModelPlan:
-    answering = {route.primary, route.previous} | {version for model, version in warm if model == route.model}
+    answering = {route.primary, route.previous} - {0} | {version for model, version in warm if model == route.model}
     return ModelPlan(
         name=route.model,
         primary=route.primary,

@@ -104,7 +104,7 @@ class Server:
         server, control_port = await service.serve(control, settings.control)
         stack.push_async_callback(server.stop, 1.0)
         telemetry.start(_threadsafe(asyncio.get_running_loop(), snapshot))
-        fleet.start(Answers(fleet).answer)
+        fleet.start(Answers(operations, fleet).answer)
         await operations.look()
         await self._settle(fleet)
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.

@@ -16,6 +16,7 @@ from gnomon_server.serving.holdings import Holdings
 from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.questions import Questions
+from gnomon_server.serving.repository import Repository
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
 from gnomon_server.serving.streams import Streams
@@ -65,6 +66,7 @@ class Frontend:
         methods = {
             **Service(self, self._inferences, self._questions, settings).methods(),
             **self._streams.methods(service.NAME),
+            **Repository(self._questions, settings.repository_control).methods(service.NAME),
             **self._health.methods(),
             **reflection.methods(services),
         }
@@ -158,7 +160,7 @@ class Frontend:
     def _route(self, model: ModelPlan) -> ModelRoute:
         loaded = {ref.version: found for ref in model.versions if (found := self._holdings.get(ref))}
         feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
-        return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds)
+        return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds, unloaded=not model.primary)
 
     async def _report_always(self) -> None:
         while True:

@@ -27,6 +27,8 @@ class ModelRoute:
     feeds: tuple[Feed, ...]
     # Versions that are on their way.
     loading: frozenset[int] = frozenset()
+    # Whether it is meant to have no primary.
+    unloaded: bool = False
 
     def role(self, servable: Servable) -> str:
         """Returns the role of one of the versions."""
@@ -80,5 +82,5 @@ class RouteTable:
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a primary that can answer; a model that is on its way does not count yet."""
-        return all(route.primary is not None or route.loading for route in self.models.values())
+        """Whether every model has a primary that can answer, but for those on their way and those unloaded."""
+        return all(route.primary is not None or route.loading or route.unloaded for route in self.models.values())

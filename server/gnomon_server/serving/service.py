@@ -53,7 +53,7 @@ class Service:
         return {
             f"{NAME}/ServerLive": unary(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
             f"{NAME}/ServerReady": unary(pb.ServerReadyRequest, self._server_ready),
-            f"{NAME}/ServerMetadata": unary(pb.ServerMetadataRequest, _server_metadata),
+            f"{NAME}/ServerMetadata": unary(pb.ServerMetadataRequest, self._server_metadata),
             f"{NAME}/ModelReady": unary(pb.ModelReadyRequest, self._model_ready),
             f"{NAME}/ModelMetadata": unary(pb.ModelMetadataRequest, self._model_metadata),
             f"{NAME}/ModelInfer": Unary(self._model_infer),
@@ -63,6 +63,10 @@ class Service:
 
     def _server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._state.ready)
+
+    def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        extensions = [*EXTENSIONS, *(["model_repository"] if self._settings.repository_control else [])]
+        return pb.ServerMetadataResponse(name="gnomon", version=installed_version("gnomon"), extensions=extensions)
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
@@ -101,10 +105,6 @@ class Service:
         if model and (version or not routes[0].versions):
             return [(model, routes[0].resolve(version).version)]
         return [(route.name, number) for route in routes for number in sorted(route.versions)]
-
-
-def _server_metadata(_: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-    return pb.ServerMetadataResponse(name="gnomon", version=installed_version("gnomon"), extensions=EXTENSIONS)
 
 
 def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -40,7 +40,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     """What a frontend does for one model."""
 
     name: str
-    # 0: none; the model answers nothing.
+    # 0: none; the model answers nothing, and nobody expects it to.
     primary: int
     # Versions to hold loaded and warm, the primary among them.
     versions: tuple[VersionRef, ...]
@@ -307,6 +307,46 @@ class Counts(msgspec.Struct, frozen=True, tag=True):
     inferences: tuple[InferenceCount, ...]
 
 
+class IndexWanted(msgspec.Struct, frozen=True, tag=True):
+    """Every version in the repository."""
+
+
+class ListedVersion(msgspec.Struct, frozen=True):
+    """A version in the repository, with its role and how it stands where that role needs it."""
+
+    model: str
+    version: int
+    # "primary", "previous", "shadow" or empty.
+    role: str
+    state: str
+    reason: str
+
+
+class Index(msgspec.Struct, frozen=True, tag=True):
+    """The answer to IndexWanted."""
+
+    versions: tuple[ListedVersion, ...]
+
+
+class LoadWanted(msgspec.Struct, frozen=True, tag=True):
+    """That a model answers, with what is in the repository now."""
+
+    model: str
+    # Who asks, for the audit.
+    actor: str
+
+
+class UnloadWanted(msgspec.Struct, frozen=True, tag=True):
+    """That a model answers nothing until it is loaded again."""
+
+    model: str
+    actor: str
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a wish that came true."""
+
+
 class Failure(msgspec.Struct, frozen=True, tag=True):
     """The answer of whoever cannot give another."""
 
@@ -315,8 +355,8 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Wanted = CountsWanted
-Given = Counts | Failure
+Wanted = CountsWanted | IndexWanted | LoadWanted | UnloadWanted
+Given = Counts | Index | Done | Failure
 
 
 class Question(_Message, frozen=True, tag="question"):

@@ -219,3 +219,66 @@ async def test_a_snapshot_has_every_outcome_state_and_verdict(rig: Rig) -> None:
         "not_comparable": 0,
     }
     assert 0 < pair.since_ns <= found.time_ns
+
+
+async def test_an_unloaded_model_has_no_process_left_and_its_roles_wait_for_its_return(rig: Rig) -> None:
+    before = rig.operations.routes["m"]
+    await rig.operations.unload(ME)
+    assert [rig.fleet.state("m", version).state for version in (1, 2)] == ["unloaded", "unloaded"]
+    assert "shadow m/2" not in rig.fleet.pids
+    # The server is as ready as before: nobody expects an answer of this model.
+    assert rig.fleet.ready
+    route = rig.operations.routes["m"]
+    assert (route.primary, route.shadows) == (before.primary, before.shadows)
+    await rig.operations.load(ME)
+    assert rig.fleet.frontend_state("m", 1).state == "ready"
+    await rig.settled()
+    assert rig.fleet.state("m", 2).state == "ready"
+    assert [(one.entry.actor, one.entry.action, one.entry.version) for one in rig.store.audit()[1::-1]] == [
+        ("me@here", "unload", 1),
+        ("me@here", "load", 1),
+    ]
+
+
+async def test_what_is_asked_for_twice_is_done_and_written_down_once(rig: Rig) -> None:
+    for _ in range(2):
+        await rig.operations.unload(ME)
+    for _ in range(2):
+        await rig.operations.load(ME)
+    assert [record.entry.action for record in rig.store.audit()] == ["load", "unload", "discover"]
+
+
+async def test_an_unloaded_model_keeps_its_route_and_takes_in_new_versions(rig: Rig) -> None:
+    await rig.operations.unload(ME)
+    for change in (
+        rig.operations.promote(ME, 2, force=True),
+        rig.operations.rollback(ME),
+        rig.operations.shadow(ME, 2, 0.5),
+        rig.operations.unshadow(ME, 2),
+    ):
+        with pytest.raises(Refused, match="model 'm' is unloaded: expected it to be loaded before"):
+            await change
+    rig.shelf.here |= {("m", 3)}
+    await rig.operations.look()
+    assert rig.operations.routes["m"].shadows == {2: 1.0, 3: 1.0}
+    assert [rig.fleet.state("m", version).state for version in (1, 2, 3)] == ["unloaded"] * 3
+
+
+async def test_to_load_takes_in_what_is_in_the_repository_now(rig: Rig) -> None:
+    rig.shelf.here |= {("new", 4)}
+    await rig.operations.load(Request("new", "me@here", ""))
+    assert rig.fleet.frontend_state("new", 4).state == "ready"
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_anew_each_time(rig: Rig) -> None:
+    rig.shelf.here |= {("new", 4)}
+    rig.shelf.broken |= {("new", 4)}
+    for _ in range(2):
+        with pytest.raises(Refused, match="model 'new' version '4': load failed: it is broken"):
+            await rig.operations.load(Request("new", "me@here", ""))
+
+
+@pytest.mark.parametrize("method", ["load", "unload"])
+async def test_a_model_that_is_not_in_the_repository_is_neither_loaded_nor_unloaded(method: str, rig: Rig) -> None:
+    with pytest.raises(NotFound, match="model 'nobody' not found"):
+        await getattr(rig.operations, method)(Request("nobody", "me@here", ""))

@@ -25,8 +25,8 @@ def plan_of(route: Route, refs: dict[Key, VersionRef] = REFS, warm: frozenset[Ke
 def test_without_a_route_nothing_is_wished() -> None:
     assert frontend_plan(7, {}, REFS, FEEDS).models == ()
     assert frontend_plan(7, {}, REFS, FEEDS).generation == 7
-    # A model that lost every version before one answered.
-    assert frontend_plan(7, {"m": Route("m", 3)}, REFS, FEEDS).models == ()
+    # A model that was unloaded, or lost every version before one answered, is there and loads nothing.
+    assert frontend_plan(7, {"m": Route("m", 3)}, REFS, FEEDS).models == (ModelPlan("m", 0, (), ()),)
 
 
 def test_the_primary_and_the_previous_version_are_loaded_and_shadows_are_not() -> None:
