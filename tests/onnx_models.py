@@ -132,13 +132,13 @@ def slow(rounds: int, above: float = 0.5) -> onnx.GraphProto:
     )
 
 
-def added() -> onnx.GraphProto:
+def added(batch: str | None = "batch") -> onnx.GraphProto:
     """y = a + b, two inputs FP32 [-1, 3]."""
     return h.make_graph(
         [h.make_node("Add", ["a", "b"], ["y"])],
         "added",
-        [h.make_tensor_value_info(name, FLOAT, ["batch", 3]) for name in ("a", "b")],
-        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info(name, FLOAT, [batch, 3]) for name in ("a", "b")],
+        [h.make_tensor_value_info("y", FLOAT, [batch, 3])],
     )
 
 
@@ -159,4 +159,26 @@ def centred() -> onnx.GraphProto:
         "centred",
         [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
         [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+    )
+
+
+def shifted() -> onnx.GraphProto:
+    """y = x + by: `by` may be left out, and is then a row of ones."""
+    return h.make_graph(
+        [h.make_node("Add", ["x", "by"], ["y"])],
+        "shifted",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3]), h.make_tensor_value_info("by", FLOAT, ["rows", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.ones((1, 3), np.float32), "by")],
+    )
+
+
+def product(*dimensions: str | None) -> onnx.GraphProto:
+    """y = a b, two matrices [m, k] and [k, n] whose four dimensions have these names, or none."""
+    rows, inner, again, columns = dimensions
+    return h.make_graph(
+        [h.make_node("MatMul", ["a", "b"], ["y"])],
+        "product",
+        [h.make_tensor_value_info("a", FLOAT, [rows, inner]), h.make_tensor_value_info("b", FLOAT, [again, columns])],
+        [h.make_tensor_value_info("y", FLOAT, [rows, columns])],
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gnomon_client.errors import InputError
-from gnomon_protos.tensors import FIXED, Array, TensorError, datatype_of
+from gnomon_protos.tensors import FIXED, Array, TensorError, datatype_of, is_bfloat16, widened
 
 
 def cast(values: Array, datatype: str, where: str) -> Array:
@@ -23,20 +23,23 @@ def cast(values: Array, datatype: str, where: str) -> Array:
         return _text(values, where)
     target = FIXED.get(datatype)
     if target is None:
-        raise InputError(f"{where}: the model declares datatype {datatype}, which this client cannot send")
+        hint = "; pip install ml_dtypes" if datatype == "BF16" else ""
+        raise InputError(f"{where}: the model declares datatype {datatype}, which this client cannot send{hint}")
     if values.dtype == target:
         return values
     if values.dtype == object:
         values = _natural(values)
     if values.size == 0:
         return np.empty(values.shape, target)
+    shown, values = values, widened(values)
     source = values.dtype.kind
     if target.kind in "iu" and source in "iu":
         return _integers(values, target, datatype, where)
     if source not in "biuf" or not np.can_cast(values.dtype, target, "same_kind"):
         hint = "; round and cast it first" if source == "f" and target.kind in "iu" else ""
-        raise InputError(f"{where}: expected {datatype}, received {received(values)}{hint}")
-    return _floats(values, target, datatype, where) if target.kind == "f" else values.astype(target)
+        raise InputError(f"{where}: expected {datatype}, received {received(shown)}{hint}")
+    floating = target.kind == "f" or is_bfloat16(target)
+    return _floats(values, target, datatype, where) if floating else values.astype(target)
 
 
 def received(values: Array) -> str:

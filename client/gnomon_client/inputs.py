@@ -108,7 +108,7 @@ def _from_series(series: pd.Series[Any], spec: TensorMetadata, where: str) -> Ar
     Text has no missing value on the wire, and what stood for it at training only the caller knows.
     """
     missing = np.flatnonzero(series.isna().to_numpy())
-    if missing.size and not spec.datatype.startswith("FP"):
+    if missing.size and not spec.datatype.startswith(("FP", "BF")):
         hint = "fill it first, for example with .fillna('')" if spec.datatype == "BYTES" else "fill it first"
         raise InputError(f"{where}: expected {spec.datatype}, received a missing value in row {missing[0]}; {hint}")
     if isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":

@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import manifest_pb2
 
+try:
+    from ml_dtypes import bfloat16
+except ModuleNotFoundError:  # numpy has none of its own, and a client that never meets it does without
+    bfloat16 = None
+
 Array = NDArray[Any]
 
 # Datatypes of a fixed width, by protocol name.
@@ -34,9 +39,11 @@ FIXED: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-DATATYPES: Final = (*FIXED, "BYTES")
+DATATYPES: Final = (*FIXED, "BF16", "BYTES")
+if bfloat16 is not None:
+    FIXED["BF16"] = np.dtype(bfloat16)
 
-# The typed field that carries each datatype; FP16 travels raw only.
+# The typed field that carries each datatype; FP16 and BF16 travel raw only.
 CONTENTS: Final[dict[str, str]] = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -53,7 +60,7 @@ CONTENTS: Final[dict[str, str]] = {
 }
 
 _LENGTH = struct.Struct("<I")
-_NAMES: Final[dict[str, str]] = {dtype.str.lstrip("<|="): name for name, dtype in FIXED.items()}
+_NAMES: Final = {dtype.str.lstrip("<|="): name for name, dtype in FIXED.items() if dtype.kind != "V"}
 
 
 class TensorError(ValueError):
@@ -65,9 +72,21 @@ def datatype_of(array: Array) -> str:
     if array.dtype.kind in "OSUT":
         return "BYTES"
     name = _NAMES.get(array.dtype.str.lstrip("<>|="))
+    if name is None and is_bfloat16(array.dtype):
+        return "BF16"
     if name is None:
         raise TensorError(f"expected a dtype of {', '.join(DATATYPES)}, received {array.dtype}")
     return name
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is the one of BF16, which to numpy is of the kind of raw memory."""
+    return dtype.kind == "V" and dtype == FIXED.get("BF16")
+
+
+def widened(array: Array) -> Array:
+    """Returns a BF16 array as the FP32 array of the same numbers, so that numpy can reckon with it; others as is."""
+    return array.astype(np.float32) if is_bfloat16(array.dtype) else array
 
 
 def to_raw(array: Array) -> bytes:
@@ -222,6 +241,8 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def _check_datatype(datatype: str) -> None:
+    if datatype == "BF16" and bfloat16 is None:
+        raise TensorError("BF16 needs the package ml_dtypes, which is not installed")
     if datatype not in DATATYPES:
         raise TensorError(f"expected a datatype of {', '.join(DATATYPES)}, received {datatype[:64]!a}")
 

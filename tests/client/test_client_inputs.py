@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -201,8 +203,41 @@ def test_values_that_are_no_numbers_are_refused(value: Any, shown: str) -> None:
 
 
 def test_a_datatype_that_the_client_lacks_is_named() -> None:
-    with pytest.raises(InputError, match="input 'x': the model declares datatype BF16, which this client cannot send"):
-        arrays_of([1.0], model(x=("BF16", (-1,))))
+    with pytest.raises(InputError, match="input 'x': the model declares datatype FP8, which this client cannot send"):
+        arrays_of([1.0], model(x=("FP8", (-1,))))
+
+
+def test_a_client_without_ml_dtypes_says_what_bf16_needs() -> None:
+    code = """if True:
+        import sys
+        sys.modules["ml_dtypes"] = None
+        import numpy as np
+        from gnomon_client.casting import cast
+        from gnomon_client.errors import InputError
+        from gnomon_protos.tensors import TensorError, from_raw
+        for call in (lambda: cast(np.ones(1), "BF16", "x"), lambda: from_raw("BF16", [1], b"00")):
+            try:
+                call()
+            except (InputError, TensorError) as error:
+                print(error)
+        print(cast(np.ones(1), "FP16", "here"))
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines() == [
+        "INVALID_ARGUMENT: x: the model declares datatype BF16, which this client cannot send; pip install ml_dtypes",
+        "BF16 needs the package ml_dtypes, which is not installed",
+        "[1.]",
+    ]
+
+
+def test_bfloat16_is_cast_like_any_float() -> None:
+    values = np.array([1.0, -2.5], np.float32)
+    halves = cast(values, "BF16", "here")
+    assert halves.dtype == FIXED["BF16"]
+    assert cast(halves, "BF16", "here") is halves
+    assert cast(halves, "FP64", "here").tolist() == [1.0, -2.5]
+    with pytest.raises(InputError, match="here: expected INT64, received BF16; round and cast it first"):
+        cast(halves, "INT64", "here")
 
 
 def test_bytes_keep_the_nulls_at_their_ends() -> None:
@@ -250,10 +285,12 @@ def test_integers_are_cast_if_and_only_if_every_value_fits(data: Any) -> None:
     assert caught.value.details == f"here: element {index}: expected {datatype}, received {outside[0]}"
 
 
-@given(values=st.lists(st.floats()), datatype=st.sampled_from(["FP16", "FP32", "FP64"]))
+@given(values=st.lists(st.floats()), datatype=st.sampled_from(["FP16", "BF16", "FP32", "FP64"]))
 def test_floats_are_rounded_but_never_made_infinite(values: list[float], datatype: str) -> None:
     array = np.array(values, np.float64)
-    largest = float(np.finfo(FIXED[datatype]).max)
+    largest = {"FP16": 65504.0, "BF16": 3.3895313892515355e38}.get(datatype, float(np.finfo(np.float64).max))
+    if datatype == "FP32":
+        largest = float(np.finfo(np.float32).max)
     try:
         result = cast(array, datatype, "here")
     except InputError:

@@ -21,7 +21,7 @@ TYPED = [name for name in FIXED if name in CONTENTS]
 # All that a client can put into a message.
 DIMENSION = st.one_of(st.integers(-3, 5), st.integers(-(2**63), 2**63 - 1))
 ANY_SHAPE = st.lists(DIMENSION, max_size=5)
-ANY_DATATYPE = st.one_of(st.sampled_from([*DATATYPES, "BF16", "", "fp32", "STRING"]), st.text(max_size=5))
+ANY_DATATYPE = st.one_of(st.sampled_from([*DATATYPES, "", "fp32", "STRING"]), st.text(max_size=5))
 
 
 def same(left: Any, right: Any) -> bool:
@@ -37,6 +37,9 @@ def objects(values: list[Any], shape: tuple[int, ...]) -> Any:
 @st.composite
 def fixed_arrays(draw: Any, datatypes: list[str]) -> tuple[str, Any]:
     datatype = draw(st.sampled_from(datatypes))
+    if datatype == "BF16":
+        # hypothesis does not know the type; any two bytes are a number of it.
+        return datatype, draw(hnp.arrays(np.uint16, SHAPES)).view(FIXED["BF16"])
     return datatype, draw(hnp.arrays(FIXED[datatype], SHAPES))
 
 
@@ -101,7 +104,8 @@ def test_strided_views_are_written_in_row_major_order(drawn: tuple[str, Any], da
     )
 
 
-@given(drawn=fixed_arrays(list(FIXED)))
+# ml_dtypes has bfloat16 in native order only.
+@given(drawn=fixed_arrays([name for name in FIXED if name != "BF16"]))
 def test_big_endian_arrays_are_written_little_endian(drawn: tuple[str, Any]) -> None:
     datatype, array = drawn
     swapped = array.astype(array.dtype.newbyteorder(">"))
@@ -275,7 +279,7 @@ def test_a_byte_that_is_no_text_is_told_in_the_protocols_words() -> None:
     assert str(caught.value) == "BYTES element 1: expected UTF-8, received byte 0xff at 0"
 
 
-@pytest.mark.parametrize("received", ["BF16", "", "fp32", "\u00e9", "x" * 1000])
+@pytest.mark.parametrize("received", ["FP8", "", "fp32", "\u00e9", "x" * 1000])
 def test_a_datatype_that_does_not_exist_is_told_in_ascii_and_cut(received: str) -> None:
     reads: list[Any] = [
         lambda: tensors.from_raw(received, [1], bytes(4)),

@@ -33,6 +33,7 @@ ECHOES = {
     "INT32": T.INT32,
     "INT64": T.INT64,
     "FP16": T.FLOAT16,
+    "BF16": T.BFLOAT16,
     "FP32": T.FLOAT,
     "FP64": T.DOUBLE,
     "BYTES": T.STRING,
@@ -48,6 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("statuses") / "models"
     models.write(folder, "line", 1, models.affine(2.0))
     models.write(folder, "sum", 1, models.added())
+    models.write(folder, "shifted", 1, models.shifted())
+    models.write(folder, "product", 1, models.product("m", "k", "k", "n"))
     models.write(folder, "scores", 1, models.classifier())
     models.write(folder, "raising", 1, models.raising())
     models.write(folder, "slow", 1, models.slow(SLOW_ROUNDS, above=1.5))
@@ -219,6 +222,15 @@ MISTAKES = {
         "input 'x': expected raw_input_contents for FP16, received contents",
         **on_x("FP16", [1, 3], fp32_contents=[1, 2, 3]),
     ),
+    "typed brain float": wrong(
+        "echo-BF16",
+        "input 'x': expected raw_input_contents for BF16, received contents",
+        **on_x("BF16", [1, 3], fp32_contents=[1, 2, 3]),
+    ),
+    "optional input of another shape": spoilt(
+        "shifted", X | {"by": np.ones(3, np.float32)}, "input 'by': expected shape [-1, 3], received [3]"
+    ),
+    "only an optional input": spoilt("shifted", {"by": ROW}, "expected inputs ['x'], received ['by']"),
     "value out of range": wrong(
         "echo-INT8",
         "input 'x': element 1: expected INT8, received 300",
@@ -402,7 +414,7 @@ def values(datatype: str, shape: tuple[int, ...]) -> Array:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return np.resize(np.array([limits.min, limits.max, 1], dtype), shape)
-    return np.resize(np.array([0, 1, 1.5 if dtype.kind == "f" else 1], dtype), shape)
+    return np.resize(np.array([0, 1, 1 if datatype == "BOOL" else 1.5], dtype), shape)
 
 
 @pytest.mark.parametrize("rows", [2, 0])
@@ -440,6 +452,20 @@ def test_a_scalar_has_an_empty_shape(wire: grpc.Channel) -> None:
         answer = infer(wire, made("scalar", {"x": np.array(1.25, np.float32)}))
         assert list(answer.outputs[0].shape) == []
         assert output(answer) == 1.25
+
+
+def test_an_input_with_a_default_may_be_given_or_left_out(wire: grpc.Channel) -> None:
+    for made in (request, typed):
+        assert output(infer(wire, made("shifted", X))).tolist() == [[2, 3, 4]]
+        assert output(infer(wire, made("shifted", {"by": 4 * ROW} | X))).tolist() == [[5, 10, 15]]
+    described = pb.ModelMetadataRequest(name="shifted").SerializeToString()
+    metadata = pb.ModelMetadataResponse.FromString(sent(wire, SERVICE + "ModelMetadata", described))
+    assert [spec.name for spec in metadata.inputs] == ["x"]
+
+
+def test_inputs_whose_first_dimensions_have_different_names_may_differ_in_them(wire: grpc.Channel) -> None:
+    a, b = np.ones((2, 3), np.float32), np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert output(infer(wire, request("product", {"a": a, "b": b}))).tolist() == (a @ b).tolist()
 
 
 def test_outputs_come_in_the_order_of_the_request(wire: grpc.Channel) -> None:

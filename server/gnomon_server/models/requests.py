@@ -7,7 +7,7 @@ expected and received.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -58,11 +58,16 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature, model: st
             _check_parameters(request)
         _check_names(request, signature)
         inputs = _arrays(request, signature)
-        if signature.batched and len(inputs) > 1:
-            _check_batch(inputs)
+        if signature.batched and len(signature.required) > 1:
+            _check_batch(inputs, signature)
     except (InvalidRequest, NotOffered) as error:
         raise type(error)(f"model '{model}' version '{version}': {error}") from None
     return inputs
+
+
+def rows_of(inputs: Mapping[str, Array], signature: Signature) -> int:
+    """Returns the rows of a request's batch; 1 where the model has none."""
+    return len(inputs[signature.required[0].name]) if signature.batched and signature.required else 1
 
 
 def output_names(request: pb.ModelInferRequest, signature: Signature, model: str, version: int) -> Sequence[str]:
@@ -92,7 +97,7 @@ def encode_response(
 ) -> bytes:
     """Returns the serialised response: raw contents, or typed ones where the request sent and asked for them."""
     response = pb.ModelInferResponse(model_name=model, model_version=str(version), id=request.id)
-    typed = _wants_typed(request) and all(output.dtype.str[1:] != "f2" for output in outputs)
+    typed = _wants_typed(request) and all(tensors.datatype_of(output) in tensors.CONTENTS for output in outputs)
     for name, output in zip(names, outputs, strict=True):
         tensor = response.outputs.add(name=name, datatype=tensors.datatype_of(output), shape=output.shape)
         if typed:
@@ -139,13 +144,14 @@ def _check_parameters(request: pb.ModelInferRequest) -> None:
 
 def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
     names = [tensor.name for tensor in request.inputs]
-    expected = [spec.name for spec in signature.inputs]
     for name in names:
         if name not in signature.input_specs:
-            raise InvalidRequest(f"input {quoted(name)}: expected one of {expected}, received {quoted(name)}")
+            known = [spec.name for spec in signature.inputs]
+            raise InvalidRequest(f"input {quoted(name)}: expected one of {known}, received {quoted(name)}")
         if names.count(name) > 1:
             raise InvalidRequest(f"input {quoted(name)}: expected once, received {names.count(name)} times")
-    if len(names) != len(expected):
+    expected = [spec.name for spec in signature.required]
+    if not set(expected).issubset(names):
         raise InvalidRequest(f"expected inputs {expected}, received {names}")
     raw = len(request.raw_input_contents)
     if raw and raw != len(names):
@@ -188,8 +194,9 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
     return shape
 
 
-def _check_batch(inputs: dict[str, Array]) -> None:
-    (first, array), *others = inputs.items()
+def _check_batch(inputs: Mapping[str, Array], signature: Signature) -> None:
+    sizes = {name: len(array) for name, array in inputs.items() if not signature.input_specs[name].optional}
+    (first, size), *others = sizes.items()
     for name, other in others:
-        if len(other) != len(array):
-            raise InvalidRequest(f"input '{name}': expected batch {len(array)} as in '{first}', received {len(other)}")
+        if other != size:
+            raise InvalidRequest(f"input '{name}': expected batch {size} as in '{first}', received {other}")

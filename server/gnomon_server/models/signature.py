@@ -17,6 +17,8 @@ class TensorSpec:
     # "label", "probabilities", "value", "embedding", "ranking", "feature" or empty.
     meaning: str = ""
     classes: tuple[str, ...] = ()
+    # Whether a request may leave it out.
+    optional: bool = False
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether a complete shape is one that the tensor declares."""
@@ -31,11 +33,18 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    # Whether the first dimensions of the inputs are one, if they are free; a model may have several sizes.
+    aligned: bool = True
+
+    @cached_property
+    def required(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a request must give."""
+        return tuple(spec for spec in self.inputs if not spec.optional)
 
     @cached_property
     def batched(self) -> bool:
         """Whether every tensor begins with a free dimension, so that its first dimension can be a batch."""
-        return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
+        return self.aligned and all(spec.shape[:1] == (-1,) for spec in (*self.required, *self.outputs))
 
     @cached_property
     def input_specs(self) -> dict[str, TensorSpec]:

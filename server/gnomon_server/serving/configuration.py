@@ -28,7 +28,13 @@ def config(servable: Servable, versions: Iterable[int], frontends: int) -> pb.Mo
         version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=sorted(versions))),
         max_batch_size=settings.max_batch if batched else 0,
         input=[
-            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, batched))
+            pb.ModelInput(
+                name=spec.name,
+                data_type=_data_type(spec),
+                # What may be left out has no rows of the batch.
+                dims=_dims(spec, batched and not spec.optional),
+                optional=spec.optional,
+            )
             for spec in signature.inputs
         ],
         output=[

@@ -80,14 +80,17 @@ class Inferences:
         names = tuple(requests.output_names(request, signature, model, version))
         request_id, limit = request.id.encode(), _limit(request, call)
         role = route.role(servable)
-        layout = self._templates.learn(call.message, request, servable, role, names)
+        # An optional input need not have the rows of the others: whoever gives one runs alone.
+        alone = len(inputs) != len(signature.required)
+        layout = None if alone else self._templates.learn(call.message, request, servable, role, names)
         if layout is not None:
             raw = tuple(request.raw_input_contents)
             return Inference(call, request_id, layout, raw, None, time.perf_counter(), limit)
         shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
-        rows = len(next(iter(inputs.values()))) if signature.batched and inputs else 1
+        rows = requests.rows_of(inputs, signature)
         typed = request if request.parameters else None
-        layout = Layout(servable, role, (), (), (), names, rows, (role, names, shapes, typed is not None))
+        kind = object() if alone else (role, names, shapes, typed is not None)
+        layout = Layout(servable, role, (), (), (), names, rows, kind)
         return Inference(call, request_id, layout, (), inputs, time.perf_counter(), limit, typed)
 
     def _end(self, ended: Ended) -> None:

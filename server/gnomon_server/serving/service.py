@@ -82,7 +82,7 @@ class Service:
             name=route.name,
             versions=[str(version) for version in sorted(route.versions)],
             platform=PLATFORM,
-            inputs=[_tensor(spec) for spec in servable.signature.inputs],
+            inputs=[_tensor(spec) for spec in servable.signature.required],
             outputs=[_tensor(spec) for spec in servable.signature.outputs],
         )
 

@@ -120,7 +120,7 @@ class Templates:
         kind = (servable, role, names, dtypes, tuple(shape[1:] for shape in shapes), outputs)
         if kind not in self._kinds:
             self._kinds[kind] = next(_NUMBERS)
-        rows = shapes[0][0] if shapes[0] else 1
+        rows = shapes[0][0] if shapes[0] and servable.signature.batched else 1
         return Layout(servable, role, names, dtypes, shapes, outputs, rows, self._kinds[kind])
 
 

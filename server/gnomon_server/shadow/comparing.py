@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon_protos.tensors import Array
+from gnomon_protos.tensors import Array, widened
 from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import TIE_EPS, Flags, Floats, divergence, unfit
@@ -54,6 +54,7 @@ def compare(
 
     Where there is no batch dimension the whole output is one row.
     """
+    primary, shadow = ({name: widened(array) for name, array in side.items()} for side in (primary, shadow))
     if not batch.fit.rowwise:
         primary = {name: array[np.newaxis] for name, array in primary.items()}
         shadow = {name: array[np.newaxis] for name, array in shadow.items()}

@@ -93,11 +93,13 @@ def decide(layout: Layout, signature: Signature, coalescable: bool) -> Fit:
     reason = _inputs_differ(layout.inputs, signature.inputs) or _outputs_differ(layout.outputs, signature.outputs)
     if reason:
         return Fit(layout, reason)
+    # An optional input need not have the rows of the others.
+    optional = any(signature.input_specs[tensor.name].optional for tensor in layout.inputs)
     first = {tensor.shape[:1] for tensor in (*layout.inputs, *layout.outputs)}
     if not signature.batched or len(first) != 1 or first == {()}:
         return Fit(layout)
     ((rows,),) = first
-    group = _group(layout) if coalescable and rows else None
+    group = _group(layout) if coalescable and rows and not optional else None
     return Fit(layout, rowwise=True, rows=rows, group=group)
 
 
@@ -109,7 +111,8 @@ def _inputs_differ(received: Iterable[Tensor], specs: Iterable[TensorSpec]) -> s
             return f"input {tensor.name!r} is unknown to the shadow, or given twice"
         if tensor.datatype != spec.datatype or not spec.accepts(tensor.shape):
             return f"input {tensor.name!r}: the shadow expects {_shown(spec)}, received {_shown(tensor)}"
-    return f"input {next(iter(expected))!r} of the shadow is missing" if expected else ""
+    missing = next((spec.name for spec in expected.values() if not spec.optional), None)
+    return "" if missing is None else f"input {missing!r} of the shadow is missing"
 
 
 def _outputs_differ(received: tuple[Tensor, ...], specs: Iterable[TensorSpec]) -> str:
@@ -126,6 +129,8 @@ def _outputs_differ(received: tuple[Tensor, ...], specs: Iterable[TensorSpec]) -
 
 
 def _kind(datatype: str) -> str:
+    if datatype == "BF16":
+        return "FP"
     return datatype.removeprefix("U").rstrip("0123456789") if datatype != "BYTES" else datatype
 
 

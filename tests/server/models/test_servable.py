@@ -18,7 +18,7 @@ from onnx import helper as h
 from server.models.manifests import digest, golden, spec, write
 
 from gnomon_protos import manifest_pb2
-from gnomon_protos.tensors import Array
+from gnomon_protos.tensors import FIXED, Array
 from gnomon_server.config import ModelSettings, SessionSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.servable import Servable, load
@@ -64,6 +64,81 @@ def test_text_goes_in_and_comes_out_as_str(tmp_path: Path) -> None:
     servable = loaded(made(tmp_path, models.identity(onnx.TensorProto.STRING, ("batch",))))
     (answer,) = servable.run({"x": np.array(["a", "", "grün"], object)}, ["y"])
     assert answer.tolist() == ["a", "", "grün"]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3)])
+def test_bfloat16_goes_in_and_comes_out_beside_other_types(shape: tuple[int, ...], tmp_path: Path) -> None:
+    graph = h.make_graph(
+        [
+            h.make_node("Cast", ["x"], ["wide"], to=models.FLOAT),
+            h.make_node("Add", ["wide", "by"], ["y"]),
+            h.make_node("Cast", ["y"], ["z"], to=onnx.TensorProto.BFLOAT16),
+        ],
+        "halves",
+        [
+            h.make_tensor_value_info("x", onnx.TensorProto.BFLOAT16, ["batch", 3]),
+            h.make_tensor_value_info("by", models.FLOAT, ["batch", 3]),
+        ],
+        [
+            h.make_tensor_value_info("y", models.FLOAT, ["batch", 3]),
+            h.make_tensor_value_info("z", onnx.TensorProto.BFLOAT16, ["batch", 3]),
+        ],
+    )
+    servable = loaded(made(tmp_path, graph))
+    x = np.linspace(-3, 3, int(np.prod(shape)), dtype=np.float32).astype(FIXED["BF16"]).reshape(shape)
+    by = np.full(shape, 0.5, np.float32)
+    z, y = servable.run({"x": x, "by": by}, ["z", "y"])
+    assert servable.coalescable
+    assert [y.dtype, z.dtype] == [FIXED["FP32"], FIXED["BF16"]]
+    assert np.array_equal(y, x.astype(np.float32) + by)
+    assert np.array_equal(z, y.astype(FIXED["BF16"]))
+
+
+def test_text_beside_bfloat16_is_refused_at_loading_because_no_request_could_be_run(tmp_path: Path) -> None:
+    types = {"x": onnx.TensorProto.BFLOAT16, "s": onnx.TensorProto.STRING}
+    graph = h.make_graph(
+        [h.make_node("Identity", [name], [f"{name}_out"]) for name in types],
+        "mixed",
+        [h.make_tensor_value_info(name, element, ["batch"]) for name, element in types.items()],
+        [h.make_tensor_value_info(f"{name}_out", element, ["batch"]) for name, element in types.items()],
+    )
+    assert "no text inputs in a model with BF16" in refused(made(tmp_path, graph))
+
+
+def test_an_input_with_an_initializer_may_be_left_out(tmp_path: Path) -> None:
+    servable = loaded(made(tmp_path, models.shifted()))
+    assert [spec.name for spec in servable.signature.required] == ["x"]
+    assert [(spec.name, spec.shape, spec.optional) for spec in servable.signature.inputs] == [
+        ("x", (-1, 3), False),
+        ("by", (-1, 3), True),
+    ]
+    assert servable.run({"x": ROWS}, ["y"])[0].tolist() == (ROWS + 1).tolist()
+    assert servable.run({"x": ROWS, "by": -ROWS}, ["y"])[0].tolist() == (0 * ROWS).tolist()
+    assert servable.coalescable
+
+
+@pytest.mark.parametrize(
+    ("graph", "aligned"),
+    [
+        (models.product("m", "k", "k", "n"), False),
+        (models.product(None, None, None, None), False),
+        (models.added(), True),
+        # No names, and its probe shows that rows go with rows.
+        (models.added(None), True),
+        (models.affine(2.0), True),
+    ],
+)
+def test_inputs_have_one_batch_where_the_model_says_so_or_shows_it(
+    graph: onnx.GraphProto, aligned: bool, tmp_path: Path
+) -> None:
+    assert loaded(made(tmp_path, graph)).signature.batched is aligned
+
+
+def test_a_manifest_need_not_name_an_input_that_may_be_left_out(tmp_path: Path) -> None:
+    folder = made(tmp_path, models.shifted())
+    signature = manifest_pb2.Signature(inputs=[spec("x", "FP32", [-1, 3])], outputs=[spec("y", "FP32", [-1, 3])])
+    declared(folder, signature=signature)
+    assert [spec.name for spec in loaded(folder).signature.inputs] == ["x", "by"]
 
 
 def test_a_run_that_fails_is_internal(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from gnomon_protos.tensors import Array
 from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
+from gnomon_server.models.session import Session
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.inference import Inference, Layout
 from gnomon_server.serving.transport import Call
@@ -23,6 +24,8 @@ from gnomon_server.wire.messages import ShadowFeed, VersionRef
 from gnomon_server.wire.record import Record
 
 LINE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
+# Of a servable that is never run, or runs by itself.
+NO_SESSION = cast("Session", None)
 
 
 class Doubler(Servable):
@@ -40,7 +43,7 @@ class Doubler(Servable):
         settings: ModelSettings = MODEL_DEFAULTS,
     ) -> None:
         ref = VersionRef(model, version, f"/models/{model}/{version}")
-        super().__init__(ref, None, self.signature, (), f"sha256:{version:064x}", True, settings)
+        super().__init__(ref, NO_SESSION, self.signature, (), f"sha256:{version:064x}", True, settings)
         self.gate, self.error, self.seconds = gate, error, seconds
         # The thread of each run that began.
         self.threads: list[int] = []

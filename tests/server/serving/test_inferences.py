@@ -82,6 +82,28 @@ async def test_requests_of_one_kind_are_answered_alike_again_and_again(form: obj
     assert bench.inferences.in_flight == 0
 
 
+class Lenient(Doubler):
+    """y = 2 x, whatever `by` is."""
+
+    signature = Signature((*LINE.inputs, TensorSpec("by", "FP32", (-1, 3), optional=True)), LINE.outputs)
+
+
+async def test_only_requests_without_optional_inputs_are_joined() -> None:
+    primary = Lenient()
+    bench = Bench(primary)
+    for inputs, runs in (({"x": ROW}, 1), ({"x": ROW, "by": ROW}, 4)):
+        before = len(primary.threads)
+        calls = [HeldCall(request("line", inputs).SerializeToString()) for _ in range(4)]
+        for call in calls:
+            bench.inferences.accept(call, bench.table)
+        bench.inferences.after_pass()
+        for call in calls:
+            await asyncio.wait_for(call.over.wait(), 30)
+            assert output(answered(call)).tolist() == (2 * ROW).tolist()
+        assert len(primary.threads) - before == runs
+    await asyncio.to_thread(bench.inferences.close)
+
+
 async def test_a_request_sees_the_table_of_its_moment(bench: Bench) -> None:
     message = request("line", {"x": ROW})
     assert answered(await bench.ask(message)).model_version == "1"

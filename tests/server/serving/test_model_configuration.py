@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from server.serving.fakes import LINE, Doubler
+from server.serving.fakes import LINE, NO_SESSION, Doubler
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import DATATYPES
@@ -18,7 +18,7 @@ from gnomon_server.wire.messages import VersionRef
 def made(
     signature: Signature = LINE, coalescable: bool = True, settings: ModelSettings = MODEL_DEFAULTS
 ) -> pb.ModelConfig:
-    servable = Servable(VersionRef("m", 3, "/m/3"), None, signature, (), "", coalescable, settings)
+    servable = Servable(VersionRef("m", 3, "/m/3"), NO_SESSION, signature, (), "", coalescable, settings)
     return config(servable, {3: servable, 1: Doubler(1)}, 2)
 
 
@@ -39,6 +39,12 @@ def test_a_model_without_a_batch_dimension_shows_complete_shapes() -> None:
     assert list(found.input[0].dims) == [2, -1]
     assert (found.output[0].data_type, list(found.output[0].dims)) == (pb.TYPE_STRING, [-1])
     assert not found.HasField("dynamic_batching")
+
+
+def test_an_input_that_may_be_left_out_is_optional_and_has_its_complete_shape() -> None:
+    by = TensorSpec("by", "FP32", (-1, 3), optional=True)
+    found = made(Signature((*LINE.inputs, by), LINE.outputs))
+    assert [(i.name, list(i.dims), i.optional) for i in found.input] == [("x", [3], False), ("by", [-1, 3], True)]
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

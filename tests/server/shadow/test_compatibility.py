@@ -11,7 +11,11 @@ from gnomon_server.shadow import outline
 from gnomon_server.shadow.compatibility import Fits, Layout, Tensor, decide
 
 SIGNATURE = Signature(
-    (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("s", "BYTES", (-1, 1))),
+    (
+        TensorSpec("x", "FP32", (-1, 3)),
+        TensorSpec("s", "BYTES", (-1, 1)),
+        TensorSpec("by", "FP32", (-1,), optional=True),
+    ),
     (TensorSpec("label", "INT64", (-1,)), TensorSpec("p", "FP32", (-1, 2)), TensorSpec("extra", "FP32", (-1,))),
 )
 X, S = Tensor("x", "FP32", (4, 3)), Tensor("s", "BYTES", (4, 1))
@@ -31,6 +35,10 @@ def layout(inputs: tuple[Tensor, ...] = (X, S), outputs: tuple[Tensor, ...] = (L
         # Another width of the same kind; another size, which then diverges.
         (layout(outputs=(Tensor("label", "UINT8", (4,)), Tensor("p", "FP64", (4, 2)))), ""),
         (layout(outputs=(Tensor("p", "FP32", (4, 5)),)), ""),
+        (layout(outputs=(Tensor("p", "BF16", (4, 2)),)), ""),
+        # An input that may be left out.
+        (layout((X, S, Tensor("by", "FP32", (1,)))), ""),
+        (layout((X, S, Tensor("by", "FP64", (1,)))), r"expects FP32 \[-1\], received FP64 \[1\]"),
         (layout((X,)), "input 's' of the shadow is missing"),
         (layout((X, S, Tensor("z", "FP32", (4, 3)))), "input 'z' is unknown"),
         (layout((X, S, S)), "input 's' is unknown to the shadow, or given twice"),
@@ -55,6 +63,8 @@ def test_a_request_is_comparable_if_the_shadow_could_have_answered_it(fitting: L
     [
         (layout(), SIGNATURE, True, True, 4, True),
         (layout(), SIGNATURE, False, True, 4, False),
+        # An optional input need not have the rows of the others.
+        (layout((X, S, Tensor("by", "FP32", (4,)))), SIGNATURE, True, True, 4, False),
         # An answer with another first dimension is one row.
         (layout(outputs=(Tensor("label", "INT64", (1,)),)), SIGNATURE, True, False, 1, False),
         (
