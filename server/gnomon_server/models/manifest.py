@@ -61,7 +61,7 @@ class Manifest:
 def read(folder: Path) -> Manifest:
     """Returns the manifest of a version's folder; raises LoadError if there is one that cannot be read."""
     found = message(folder)
-    if not found.ByteSize():
+    if not found.ByteSize() and not (folder / FILE).exists():
         return Manifest()
     try:
         return _from_message(found)
