@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 RECEIVER := .venv-receiver
 FOREIGN := .venv-foreign
+MLSERVER := .venv-mlserver
+KSERVE := .venv-kserve
 ONNX := .venv-onnx
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit conformance foreign bench foreign-debian lock protos clean help
+.PHONY: demo test lint unit conformance foreign bench peers foreign-debian lock protos clean help
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +33,10 @@ conformance: $(VENV)/.dev $(ONNX)/.done  ## ONNX's own test data served, bit by 
 foreign: $(VENV)/.dev $(FOREIGN)/.done  ## real clients of other stacks: grpcurl, k6, grpc-js, Envoy; needs the npm registry too
 	$(VENV)/bin/pytest tests/foreign
 
-bench: $(VENV)/.dev  ## requests per second and CPU per request beside a bare grpcio server
-	$(VENV)/bin/python benchmarks/serving.py
+bench: $(VENV)/.dev  ## speed beside other servers; an hour, or a few minutes with BENCH=--quick
+	$(VENV)/bin/python benchmarks/bench.py $(BENCH)
+
+peers: $(MLSERVER)/.done $(KSERVE)/.done  ## MLServer and KServe, which then join the benchmark
 
 foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian's nghttp2-client
 	$(VENV)/bin/pytest tests/foreign/h2load_checks.py
@@ -90,5 +94,16 @@ $(FOREIGN)/.done: locks/foreign.lock locks/foreign-build.lock tests/foreign/pack
 	  --ignore-scripts --no-audit --no-fund --no-update-notifier --silent
 	touch $@
 
+# Programs to measure ourselves by, pinned by version alone: nothing here imports them.
+$(MLSERVER)/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/python $(PIP) mlserver==1.7.1 'uvloop<0.22' onnxruntime==1.32.0
+	touch $@
+
+$(KSERVE)/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/python $(PIP) kserve==0.21.0 onnxruntime==1.32.0
+	touch $@
+
 clean:  ## remove the environments and every cache
-	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) $(ONNX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) $(MLSERVER) $(KSERVE) $(ONNX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,7 +1,7 @@
-"""A bare grpcio server: `python benchmarks/bare.py threads|asyncio MODEL.onnx`.
+"""A bare grpcio server: `python benchmarks/bare.py threads|asyncio MODEL.onnx PORT`.
 
 What one writes in an afternoon around onnxruntime: it takes raw FP32 contents on trust, checks nothing, counts nothing,
-and gives every output back raw. It says where it listens in one line, and serves until it is killed.
+and gives every output back raw. It serves until it is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import numpy as np
-from workload import open_session
+from onnx_session import open_session
 
 from gnomon_protos import inference_pb2 as pb
 
@@ -42,17 +42,16 @@ class Model:
         return response
 
 
-def serve_threads(model: Model) -> None:
+def serve_threads(model: Model, port: str) -> None:
     """Serves on threads."""
     server = grpc.server(ThreadPoolExecutor(THREADS))
     server.add_generic_rpc_handlers((_handler(lambda request, _: model.answer(request)),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
-    _say(port)
     server.wait_for_termination()
 
 
-async def serve_asyncio(model: Model) -> None:
+async def serve_asyncio(model: Model, port: str) -> None:
     """Serves on an event loop, where the model runs too: a thread hop would cost more than it."""
 
     async def infer(request: pb.ModelInferRequest, _: Any) -> pb.ModelInferResponse:
@@ -60,9 +59,8 @@ async def serve_asyncio(model: Model) -> None:
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((_handler(infer),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
-    _say(port)
     await server.wait_for_termination()
 
 
@@ -76,12 +74,8 @@ def _handler(infer: Callable[[pb.ModelInferRequest, Any], Any]) -> grpc.GenericR
     return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
 
 
-def _say(port: int) -> None:
-    print(f"bare server is ready: gRPC 127.0.0.1:{port}", flush=True)
-
-
 if __name__ == "__main__":
     if sys.argv[1] == "threads":
-        serve_threads(Model(Path(sys.argv[2])))
+        serve_threads(Model(Path(sys.argv[2])), sys.argv[3])
     else:
-        asyncio.run(serve_asyncio(Model(Path(sys.argv[2]))))
+        asyncio.run(serve_asyncio(Model(Path(sys.argv[2])), sys.argv[3]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def pin(process: psutil.Process, onto: Collection[int]) -> None:
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     """Returns the user and system time that living processes have used in all their threads."""
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def memory(processes: Iterable[psutil.Process]) -> int:
+    """Returns the bytes that processes hold, those that several share divided among them (resident, without Linux)."""
+    total = 0
+    for process in processes:
+        full = process.memory_full_info()
+        total += getattr(full, "pss", full.rss)
+    return total
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports that nobody listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def busy_seconds() -> float:

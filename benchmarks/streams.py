@@ -1,119 +1,107 @@
-"""A lean gRPC load client over ngh2: `python benchmarks/streams.py HOST:PORT SECONDS CONNECTIONS STREAMS BYTES FILE`.
+"""A gRPC load client: `python benchmarks/streams.py HOST:PORT PATH SECONDS CONNECTIONS STREAMS RATE BYTES FILE`.
 
-It keeps STREAMS calls in flight on each connection. FILE holds the requests, each in its gRPC frame; every answer must
-be OK and of BYTES. The last line it prints is the number of answers and the seconds they took.
+With RATE 0 it keeps STREAMS calls in flight on each connection; with another it begins calls at random moments, RATE a
+second on average whatever the server does, on each connection in turn. FILE holds the requests, each in its gRPC frame;
+every answer must be of BYTES, which an error is not. The last line it prints is JSON: the answers, the seconds, and in
+microseconds the median and 99th percentile of the latency and the 99th of how late calls were begun.
 """
 
 from __future__ import annotations
 
+import json
+import random
 import select
-import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Final
 
-import ngh2
-
-PREFIX: Final = 5
-STREAM_WINDOW: Final = 1 << 20
-CONNECTION_WINDOW: Final = 1 << 24
+import numpy as np
+from http2 import GRPC_PREFIX, Connection, Wrong
 
 
-class Wrong(Exception):
-    """An answer that is not what it must be."""
+@dataclass
+class Seen:
+    """What happened, in seconds."""
+
+    latencies: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=lambda: [0.0])
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Returns the line that is printed."""
+        median, high = np.percentile(self.latencies, (50, 99)) * 1e6
+        late = np.percentile(self.late, 99) * 1e6
+        figures = {"answers": len(self.latencies), "seconds": self.seconds, "p50": median, "p99": high, "late": late}
+        return json.dumps(figures)
 
 
-class Connection:
-    """One connection with a fixed number of calls in flight."""
+class Load:
+    """Calls on some connections until the time is over and the last has ended."""
 
-    def __init__(self, address: str, frames: Iterator[bytes], answer_bytes: int) -> None:
-        host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.in_flight = 0
-        self._frames = frames
-        self._frame_bytes = answer_bytes + PREFIX
-        self._received: dict[int, int] = {}
-        self._headers = [
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", b"/inference.GRPCInferenceService/ModelInfer"),
-            (b":authority", address.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-        ]
-        self._http2 = ngh2.Connection(ngh2.Role.CLIENT)
-        self._http2.initiate_connection({ngh2.Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW})
-        self._http2.set_local_window_size(CONNECTION_WINDOW)
+    def __init__(self, connections: Sequence[Connection], messages: Iterator[bytes], seconds: float) -> None:
+        self._connections = connections
+        self._messages = messages
+        self._seconds = seconds
+        self._seen = Seen()
 
-    def call(self, count: int) -> None:
-        """Begins calls."""
-        for _ in range(count):
-            stream = self._http2.send_request(self._headers)
-            self._http2.send_data(stream, next(self._frames), end_stream=True)
-        self.in_flight += count
-        self.socket.sendall(self._http2.data_to_send())
+    def closed(self, streams: int) -> Seen:
+        """Begins a call whenever one has ended."""
+        start = time.perf_counter()
+        for connection in self._connections:
+            self._begin(connection, streams)
+        while any(connection.in_flight for connection in self._connections):
+            for connection, ended in self._received(1.0):
+                self._begin(connection, ended if time.perf_counter() < start + self._seconds else 0)
+        self._seen.seconds = time.perf_counter() - start
+        return self._seen
 
-    def receive(self) -> int:
-        """Reads once; returns how many calls ended well, raises Wrong if one did not."""
-        data = self.socket.recv(1 << 18)
-        if not data:
-            raise Wrong("the server closed the connection")
-        self._http2.receive_data(data)
-        ended = 0
-        for event in self._http2.events():
-            if isinstance(event, ngh2.DataReceived):
-                self._received[event.stream_id] = self._received.get(event.stream_id, 0) + len(event.data)
-            elif isinstance(event, ngh2.TrailersReceived):
-                self._check(self._received.pop(event.stream_id, 0), event.headers)
-                ended += 1
-            elif isinstance(event, ngh2.StreamReset | ngh2.GoAwayReceived):
-                raise Wrong(f"the server ended calls: {event!r}")
-            elif isinstance(event, ngh2.ResponseReceived) and event.end_stream:
-                raise Wrong(f"an error in place of an answer: {event.headers}")
-        self.in_flight -= ended
-        return ended
-
-    def flush(self) -> None:
-        """Sends what HTTP/2 itself has to say."""
-        if data := self._http2.data_to_send():
-            self.socket.sendall(data)
-
-    def _check(self, size: int, trailers: tuple[ngh2.Header, ...]) -> None:
-        if (b"grpc-status", b"0") not in trailers:
-            raise Wrong(f"expected grpc-status 0, received {trailers}")
-        if size != self._frame_bytes:
-            raise Wrong(f"expected an answer of {self._frame_bytes} bytes, received {size}")
-
-
-def run(connections: list[Connection], streams: int, seconds: float) -> tuple[int, float]:
-    """Keeps the calls coming for some seconds, then waits for the last; returns the answers and the time."""
-    poll = select.poll()
-    by_descriptor = {connection.socket.fileno(): connection for connection in connections}
-    start, answers = time.perf_counter(), 0
-    for descriptor, connection in by_descriptor.items():
-        poll.register(descriptor, select.POLLIN)
-        connection.call(streams)
-    while any(connection.in_flight for connection in connections):
-        for descriptor, _ in poll.poll():
-            connection = by_descriptor[descriptor]
-            ended = connection.receive()
-            answers += ended
-            if ended and time.perf_counter() - start < seconds:
-                connection.call(ended)
-            else:
+    def paced(self, rate: float) -> Seen:
+        """Begins calls as a Poisson process does; a call that has to wait for others counts from when it was due."""
+        gaps, turn = random.Random(0), cycle(self._connections)
+        start = due = time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            touched = set()
+            while due <= now and due < start + self._seconds:
+                connection = next(turn)
+                connection.begin(next(self._messages), now)
+                touched.add(connection)
+                self._seen.late.append(now - due)
+                due += gaps.expovariate(rate)
+            for connection in touched:
                 connection.flush()
-    return answers, time.perf_counter() - start
+            over = due >= start + self._seconds
+            if over and not any(connection.in_flight for connection in self._connections):
+                break
+            for connection, _ in self._received(1.0 if over else max(0.0, due - time.perf_counter())):
+                connection.flush()
+        self._seen.seconds = max(time.perf_counter() - start, self._seconds)
+        return self._seen
+
+    def _begin(self, connection: Connection, count: int) -> None:
+        now = time.perf_counter()
+        for _ in range(count):
+            connection.begin(next(self._messages), now)
+        connection.flush()
+
+    def _received(self, timeout: float) -> Iterator[tuple[Connection, int]]:
+        """Waits for answers; yields the connections that had some, with how many."""
+        by_socket = {connection.socket: connection for connection in self._connections}
+        for readable in select.select(list(by_socket), [], [], timeout)[0]:
+            begun = by_socket[readable].receive()
+            now = time.perf_counter()
+            self._seen.latencies.extend(now - moment for moment in begun)
+            yield by_socket[readable], len(begun)
 
 
 def split(data: bytes) -> list[bytes]:
     """Returns the gRPC frames of a file."""
     frames = []
     while data:
-        size = PREFIX + int.from_bytes(data[1:PREFIX])
+        size = GRPC_PREFIX + int.from_bytes(data[1:GRPC_PREFIX])
         frames.append(data[:size])
         data = data[size:]
     return frames
@@ -121,15 +109,16 @@ def split(data: bytes) -> list[bytes]:
 
 def main() -> int:
     """Runs the command line."""
-    address, seconds, connections, streams, answer_bytes, file = sys.argv[1:]
-    frames = cycle(split(Path(file).read_bytes()))
-    clients = [Connection(address, frames, int(answer_bytes)) for _ in range(int(connections))]
+    address, path, seconds, connections, streams, rate, answer_bytes, file = sys.argv[1:]
+    messages = cycle(split(Path(file).read_bytes()))
+    clients = [Connection(address, path, int(answer_bytes)) for _ in range(int(connections))]
+    load = Load(clients, messages, float(seconds))
     try:
-        answers, elapsed = run(clients, int(streams), float(seconds))
+        seen = load.paced(float(rate)) if float(rate) else load.closed(int(streams))
     except Wrong as error:
         print(error, file=sys.stderr)
         return 1
-    print(answers, elapsed)
+    print(seen.to_json())
     return 0
 
 
