@@ -87,7 +87,9 @@ def use_child_program(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(folder: Path, workers: int = 1, here: set[tuple[str, int]] | None = None) -> AsyncIterator[Rig]:
     """Runs a fleet on these versions, after the first look at them."""
-    settings = Settings(workers=workers, grace=5.0, policy=Policy(min_requests=10))
+    settings = Settings(
+        workers=workers, grace=5.0, policy=Policy(tolerance=0.5, min_requests=10, min_duration=0, block=1)
+    )
     shelf, store, ledger = Shelf(here if here is not None else {("m", 1)}), FailingStore(folder), Ledger()
     fleet = Fleet(settings, ledger, lambda _, __: None)
     operations = Operations(settings, store, ledger, fleet, shelf)

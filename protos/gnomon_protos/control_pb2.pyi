@@ -225,6 +225,9 @@ class Report(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     SHADOW_STATE_FIELD_NUMBER: _builtins.int
     SHADOW_REASON_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    PRIMARY_DIGEST_FIELD_NUMBER: _builtins.int
+    SHADOW_DIGEST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     primary: _builtins.int
     shadow: _builtins.int
@@ -234,6 +237,8 @@ class Report(_message.Message):
     shadow_state: _builtins.str
     """State of the shadow's version: as VersionStatus.state."""
     shadow_reason: _builtins.str
+    primary_digest: _builtins.str
+    shadow_digest: _builtins.str
     @_builtins.property
     def outcomes(self) -> Global___Outcomes: ...
     @_builtins.property
@@ -250,6 +255,8 @@ class Report(_message.Message):
     def shadow_latency(self) -> Global___Latency: ...
     @_builtins.property
     def verdict(self) -> Global___Verdict: ...
+    @_builtins.property
+    def observations(self) -> Global___Observations: ...
     def __init__(
         self,
         *,
@@ -266,14 +273,72 @@ class Report(_message.Message):
         verdict: Global___Verdict | None = ...,
         shadow_state: _builtins.str = ...,
         shadow_reason: _builtins.str = ...,
+        observations: Global___Observations | None = ...,
+        primary_digest: _builtins.str = ...,
+        shadow_digest: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "model", b"model", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_latency", b"primary_latency", "sample", b"sample", "shadow", b"shadow", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Observations(_message.Message):
+    """What the verdict rests on. An observation is the mean of a block of consecutive requests, over the rows in them that
+    were not met before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    REPEATED_SHARE_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    DESIGN_EFFECT_FIELD_NUMBER: _builtins.int
+    CORRELATION_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    block: _builtins.int
+    """Requests of one observation."""
+    count: _builtins.float
+    """Observations so far; a part of one stands for requests that were lost on their way to the shadow."""
+    requests: _builtins.int
+    """Requests that are accounted for, and those of them in which nothing was new."""
+    repeated: _builtins.int
+    repeated_share: _builtins.float
+    """Of the rows whose inputs are known, the share that was met before."""
+    lost: _builtins.int
+    """Requests that never reached the shadow: they count as disagreeing for promote, as agreeing for reject."""
+    design_effect: _builtins.float
+    """How many times more the observations vary than those of as many independent requests would; 0: not known yet."""
+    correlation: _builtins.float
+    """Correlation of neighbouring observations."""
+    advice: _builtins.str
+    """What to do about it, as a sentence; empty: nothing."""
+    def __init__(
+        self,
+        *,
+        block: _builtins.int = ...,
+        count: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        repeated: _builtins.int = ...,
+        repeated_share: _builtins.float = ...,
+        lost: _builtins.int = ...,
+        design_effect: _builtins.float = ...,
+        correlation: _builtins.float = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "block", b"block", "correlation", b"correlation", "count", b"count", "design_effect", b"design_effect", "lost", b"lost", "repeated", b"repeated", "repeated_share", b"repeated_share", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Observations: _TypeAlias = Observations  # noqa: Y015
 
 @_typing.final
 class Outcomes(_message.Message):
@@ -461,26 +526,98 @@ class Verdict(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MORE_REQUESTS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     decision: _builtins.str
     """"promote", "reject" or "keep watching"."""
     reason: _builtins.str
     """One sentence."""
     more_requests: _builtins.int
     """Requests that are likely to be needed for a decision; 0 where one is reached or none can be foreseen."""
+    decided: _builtins.str
+    """RFC 3339, UTC: when the first decision was reached, which later data does not take back; empty before."""
+    policy_digest: _builtins.str
+    """"sha256:..." of the policy by which it was decided."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """One for each thing that the policy asks for; of the time when it was decided."""
+
     def __init__(
         self,
         *,
         decision: _builtins.str = ...,
         reason: _builtins.str = ...,
         more_requests: _builtins.int = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        decided: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "more_requests", b"more_requests", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "decision", b"decision", "findings", b"findings", "more_requests", b"more_requests", "policy_digest", b"policy_digest", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """What the evidence says about one limit of the policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    EVIDENCE_PROMOTE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_REJECT_FIELD_NUMBER: _builtins.int
+    KNOTS_FIELD_NUMBER: _builtins.int
+    WORST_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """"disagreement", "failure", "latency" or "output NAME"."""
+    state: _builtins.str
+    """"holds", "fails" or "open"."""
+    limit: _builtins.float
+    """Greatest acceptable mean; low and high bound the mean at all times at once."""
+    estimate: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    evidence_promote: _builtins.float
+    """Natural logarithms: evidence against a mean at or above the limit, and against one at or below it."""
+    evidence_reject: _builtins.float
+    knots: _builtins.str
+    """The observations, binned over the knots of this name, with what is missing at its worst and at its best."""
+    @_builtins.property
+    def worst(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def best(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        state: _builtins.str = ...,
+        limit: _builtins.float = ...,
+        estimate: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        evidence_promote: _builtins.float = ...,
+        evidence_reject: _builtins.float = ...,
+        knots: _builtins.str = ...,
+        worst: _abc.Iterable[_builtins.float] | None = ...,
+        best: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "estimate", b"estimate", "evidence_promote", b"evidence_promote", "evidence_reject", b"evidence_reject", "high", b"high", "knots", b"knots", "limit", b"limit", "low", b"low", "metric", b"metric", "state", b"state", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class SetShadowRequest(_message.Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,15 +13,19 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
+from gnomon_server import lines
 from gnomon_server.errors import InvalidRequest
 
 Kind = TypeVar("Kind")
 # A TOML key that needs no quotes.
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+# How msgspec names a field that nobody knows.
+UNKNOWN = re.compile(r"unknown field `(.*)`")
 # Settings that are tables of their own, and have no environment variable.
 TABLES = ("policy", "models", "mirror", "tls", "audit")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+ShareOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -30,16 +35,35 @@ Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a shadow may be promoted."""
+    """When a shadow may be promoted, and when it is rejected."""
 
-    # Least share of rows on which a shadow agrees with its primary.
-    min_agreement: Share = 0.95
-    # Of the interval that must lie above (or below) min_agreement.
-    confidence: Share = 0.95
-    # Compared requests before any verdict.
+    # Greatest mean share of a request's rows on which a shadow may disagree with its primary.
+    tolerance: Share = 0.01
+    # Greatest mean divergence by output, for outputs that are judged on their own as well.
+    outputs: dict[str, Share] = {}
+    # Greatest share of requests on which the shadow may fail beyond those on which the primary does; 0: not judged.
+    errors: ShareOrZero = 0.0
+    # Seconds of model run per request, and the greatest share of requests for which the shadow may take longer beyond
+    # those for which the primary does; 0 seconds: not judged.
+    latency: NotNegative = 0.0
+    latency_excess: Share = 0.005
+    # Greatest probability of a wrong promotion and of a wrong rejection, however often one looks.
+    alpha_promote: Share = 0.05
+    alpha_reject: Share = 0.05
+    # Compared requests, and seconds since the first of them, before a promotion. Traffic changes over the day.
     min_requests: Count = 1000
     # How many of the audit's approvers must have approved a promotion.
     approvals: Annotated[int, msgspec.Meta(ge=0)] = 0
+    min_duration: NotNegative = 24 * 3600.0
+    # Consecutive requests whose mean is one observation; 1 only where requests are independent of each other.
+    block: Count = 50
+    # Whether an input that is sent again is left out.
+    dedupe: bool = True
+
+    @property
+    def digest(self) -> str:
+        """Names the policy by its contents."""
+        return "sha256:" + hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +114,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one model."""
 
     # What it leaves out comes from the policy of all models.
-    policy: dict[str, float | int] = {}
+    policy: dict[str, Any] = {}
     # Most rows of requests that are joined into one run.
     max_batch: Count = 64
     # Seconds that a request may wait for others to be joined with. Without it only what waits anyway is joined.
@@ -171,11 +195,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def model(self, name: str) -> ModelSettings:
         """Returns the settings of one model."""
-        return _model(self, name, "settings")
+        values = _overlaid(self.models.get("*", {}), self.models.get(name, {}))
+        return _convert(values, ModelSettings, ("models", name))
 
     def policy_of(self, name: str) -> Policy:
         """Returns the policy of one model."""
-        return _policy(self, name, "settings")
+        values = _overlaid(msgspec.to_builtins(self.policy), self.model(name).policy)
+        return _convert(values, Policy, ("models", name, "policy"))
+
+
+class _Wrong(InvalidRequest):
+    """A setting that cannot be; `path` leads to it from the root of the settings."""
+
+    def __init__(self, path: tuple[str, ...], text: str) -> None:
+        super().__init__(text)
+        self.path = path
 
 
 def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -192,14 +226,12 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
             merged[field.name] = text
     merged |= {name: value for name, value in flags.items() if value is not None}
     where = str(file) if file else "settings"
-    settings = _convert(merged, Settings, where)
+    try:
+        settings = _checked(merged)
+    except _Wrong as error:
+        raise InvalidRequest(f"{_place(file, error.path)}: {error}") from None
     if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
         raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
-    for name in ("", *settings.models):
-        needed, named = _policy(settings, name, where).approvals, len(settings.audit.approvers)
-        if needed > named:
-            who = f"models.{name}.policy" if name else "policy"
-            raise InvalidRequest(f"{where}: {who}: approvals: expected at most {named} approvers, received {needed}")
     return settings
 
 
@@ -222,14 +254,25 @@ def _key(key: str) -> str:
     return key if BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
-def _model(settings: Settings, name: str, where: str) -> ModelSettings:
-    values = _overlaid(settings.models.get("*", {}), settings.models.get(name, {}))
-    return _convert(values, ModelSettings, f"{where}: models.{name}")
+def _checked(values: Mapping[str, Any]) -> Settings:
+    settings = _convert(values, Settings, ())
+    named = len(settings.audit.approvers)
+    for name in (*settings.models, "*"):
+        needed = settings.policy_of(name).approvals
+        if needed > named:
+            path = ("models", name, "policy", "approvals")
+            raise _Wrong(path, f"{'.'.join(path)}: expected at most {named} approvers, received {needed}")
+    return settings
 
 
-def _policy(settings: Settings, name: str, where: str) -> Policy:
-    values = {**msgspec.structs.asdict(settings.policy), **_model(settings, name, where).policy}
-    return _convert(values, Policy, f"{where}: models.{name}.policy")
+def _place(file: Path | None, path: tuple[str, ...]) -> str:
+    """Returns the file and, where the setting stands in it, the line."""
+    if file is None:
+        return "settings"
+    # What a model has may come from all models, and a policy from the one above.
+    above = (("models", "*", *path[2:]), path[2:]) if path[:1] == ("models",) else ()
+    line = lines.find(file.read_text(), path, *above)
+    return f"{file}:{line}" if line else str(file)
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,8 +290,16 @@ def _read(file: Path) -> dict[str, Any]:
         raise InvalidRequest(f"{file}: {error}") from None
 
 
-def _convert(values: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
+def _convert(values: Mapping[str, Any], kind: type[Kind], path: tuple[str, ...]) -> Kind:
+    """Returns the values of the table at a path as a struct; raises _Wrong."""
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{where}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+        text, _, at = str(error).partition(" - at `$")
+        unknown = UNKNOWN.search(text)
+        path = (
+            *path,
+            *filter(None, at.rstrip("`").replace("[...]", "").split(".")),
+            *(unknown.groups() if unknown else ()),
+        )
+        raise _Wrong(path, f"{'.'.join(path)}: {text[:1].lower()}{text[1:]}") from None

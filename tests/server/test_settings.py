@@ -35,8 +35,8 @@ def test_a_model_takes_what_it_leaves_out_from_the_star(tmp_path: Path) -> None:
 
 
 def test_a_policy_of_one_model_lies_over_that_of_all(tmp_path: Path) -> None:
-    settings = read("[policy]\nmin_requests = 7\n[models.churn.policy]\nmin_agreement = 0.5", tmp_path)
-    assert settings.policy_of("churn") == Policy(min_agreement=0.5, min_requests=7)
+    settings = read("[policy]\nmin_requests = 7\n[models.churn.policy]\ntolerance = 0.5", tmp_path)
+    assert settings.policy_of("churn") == Policy(tolerance=0.5, min_requests=7)
     assert settings.policy_of("other") == Policy(min_requests=7)
 
 
@@ -46,12 +46,51 @@ def test_a_policy_of_one_model_lies_over_that_of_all(tmp_path: Path) -> None:
         "[models.m]\nmax_batch = 0",
         "[models.m]\nmax_queue_delay = -1",
         "[models.m]\nsession = 3",
-        "[models.m.policy]\nmin_agreement = 'much'",
+        "[models.m.policy]\ntolerance = 'much'",
         "[models.'*']\nmisspelt = 1",
     ],
 )
 def test_a_wrong_setting_of_a_model_names_the_model(text: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"gnomon\.toml: models\.[m*]"):
+    with pytest.raises(InvalidRequest, match=r"gnomon\.toml:2: models\.[m*]\."):
+        read(text, tmp_path)
+
+
+def test_tolerances_of_outputs_lie_over_those_of_all_models(tmp_path: Path) -> None:
+    text = """
+        [policy.outputs]
+        score = 0.2
+        rank = 0.1
+        [models.churn.policy.outputs]
+        score = 0.05
+        """
+    settings = read(text, tmp_path)
+    assert settings.policy_of("churn").outputs == {"score": 0.05, "rank": 0.1}
+    assert settings.policy_of("other").outputs == {"score": 0.2, "rank": 0.1}
+
+
+def test_a_policy_is_named_by_what_it_says() -> None:
+    assert Policy().digest == Policy(tolerance=0.01).digest
+    assert Policy().digest != Policy(tolerance=0.02).digest
+    assert Policy().digest.startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "setting"),
+    [
+        ("workers = 1\n\nwrokers = 2", 3, "wrokers"),
+        ("[policy]\n# so much\ntolerance = 1.5", 3, "policy.tolerance"),
+        ("[policy]\nblock = 5\nbloc = 5", 3, "policy.bloc"),
+        ("policy.block = 0", 1, "policy.block"),
+        ("[models.a]\n[models.b.policy]\nalpha_reject = 0", 3, "models.b.policy.alpha_reject"),
+        ("[models.'a.b']\npolicy.bloc = 7", 2, "models.a.b.policy.bloc"),
+        ("[models.a]\n[models.'*']\nmax_batch = 0", 3, "models.a.max_batch"),
+        ("[policy]\nblock = 5\n[models.a]\npolicy = { bloc = 7 }", 4, "models.a.policy.bloc"),
+        ("[policy]\n[policy.outputs]\nscore = 2", 2, "policy.outputs"),
+        ('repository = """\nx = y = z\n"""\n[mirror]\ndeadline = -1', 5, "mirror.deadline"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_line(text: str, line: int, setting: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=rf"gnomon\.toml:{line}: {setting}: "):
         read(text, tmp_path)
 
 

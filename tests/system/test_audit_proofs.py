@@ -36,7 +36,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     for version in (1, 2):
         models.write(folder / "models", "m", version, models.affine(1.0))
     approvers = "\n".join(f'{name} = "{keys.public(folder / name)}"' for name in ("ann", "bob"))
-    text = f"grace = 1.0\n[policy]\nmin_requests = 100\napprovals = 2\n[audit.approvers]\n{approvers}\n"
+    policy = "tolerance = 0.05\nmin_requests = 100\nmin_duration = 0\nblock = 1\ndedupe = false\n"
+    text = f"grace = 1.0\n[policy]\n{policy}approvals = 2\n[audit.approvers]\n{approvers}\n"
     with ServerProcess(folder / "models", folder / "state", config=text) as running:
         yield running
 

@@ -49,7 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("cli")
     for version, scale in ((1, 1.0), (2, 1.0), (3, 2.0)):
         models.write(folder / "models", "m", version, models.affine(scale))
-    text = "grace = 1.0\n[policy]\nmin_requests = 100\n[mirror]\ndeadline = 60.0\n"
+    policy = "tolerance = 0.05\nmin_requests = 100\nmin_duration = 0\nblock = 1\ndedupe = false\n"
+    text = f"grace = 1.0\n[policy]\n{policy}[mirror]\ndeadline = 60.0\n"
     with ServerProcess(folder / "models", folder / "state", config=text) as running:
         with running.control() as control:
             for version in (2, 3):
@@ -213,8 +214,8 @@ def test_a_mistake_on_the_command_line_is_one_line(
         ("wrokers = 2", ("unknown field `wrokers`",)),
         ("workers = 0", ("`int` >= 1", "workers")),
         ("[mirror]\ndeadline = -1", ("> 0", "mirror.deadline")),
-        ("[policy]\nmin_agreement = 2", ("< 1", "policy.min_agreement")),
-        ("[models.m.policy]\nmin_agreement = 2", ("models.m", "min_agreement")),
+        ("[policy]\ntolerance = 2", (":2: policy.tolerance", "< 1")),
+        ("[models.m.policy]\ntolerance = 2", (":2: models.m.policy.tolerance", "< 1")),
         ("[models.m]\nleast = 2", ("models.m", "least")),
         ("[models.m.outputs.y]\ncomparator = 'tv'\ntolerance = 2", ("models.m", "<= 1.0", "tolerance")),
         ("[models.m.outputs.y]\ncomparator = 'tv'\ncosts = { a = 2 }", ("models.m", "->", "costs")),
@@ -261,7 +262,7 @@ def test_a_state_that_another_server_uses_is_one_line(server: ServerProcess, tmp
 def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "first.toml"
     file.write_text(
-        'grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b".policy]\nmin_agreement = 0.5\n'
+        'grace = 2.5\n[policy]\nmin_requests = 7\n[models."a.b".policy]\ntolerance = 0.5\n'
         '[models."a.b".outputs.p]\ncomparator = "isclose"\nparameters = { rtol = 0.5 }\nthresholds = [0.1, 0.9]\n'
         'decisions = ["no", "\\"maybe\\"", "yes"]\ncosts = { "no -> yes" = 2 }\n'
     )
@@ -280,7 +281,7 @@ def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkey
         decisions=("no", '"maybe"', "yes"),
         costs={"no -> yes": 2},
     )
-    assert settings.policy_of("a.b") == config.Policy(min_agreement=0.5, min_requests=7)
+    assert settings.policy_of("a.b") == config.Policy(tolerance=0.5, min_requests=7)
     assert gnomon("serve", "--config", str(again), "--print-config").stdout == printed.stdout
 
 

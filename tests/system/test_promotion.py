@@ -19,7 +19,11 @@ from gnomon_protos import control_pb2 as pb
 CONFIG = """
 grace = 1.0
 [policy]
+tolerance = 0.05
 min_requests = 100
+min_duration = 0
+block = 1
+dedupe = false
 [mirror]
 deadline = 60.0
 """
@@ -87,7 +91,7 @@ def test_a_version_answers_from_the_moment_its_promotion_returns(server: ServerP
 def test_without_a_favourable_verdict_a_promotion_is_refused_with_the_verdict(
     server: ServerProcess, control: Control
 ) -> None:
-    expected = r"model 'm' version '2': the verdict is 'keep watching', 0 of 100 requests needed are compared"
+    expected = r"model 'm' version '2': the verdict is 'keep watching', no request is observed"
     with pytest.raises(FailedPrecondition, match=expected):
         control.promote("m", 2)
     mirrored(control, "m", 4)
@@ -95,7 +99,7 @@ def test_without_a_favourable_verdict_a_promotion_is_refused_with_the_verdict(
     with Load(server.grpc, "m", lambda n: np.full((1, 3), 1 + n % 5, np.float32)) as load:
         load.reach(150)
     at_rest(control, "m", load.ended, shadow=4)
-    with pytest.raises(FailedPrecondition, match=r"model 'm' version '4': the verdict is 'reject', .* requests are co"):
+    with pytest.raises(FailedPrecondition, match=r"model 'm' version '4': the verdict is 'reject', .* requests are ob"):
         control.promote("m", 4)
     assert route(control) == before
     assert control.audit() == audit

@@ -6,18 +6,17 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from gnomon_server.cli import offline
 from gnomon_server.cli.screen import add_command, add_json, console, say
-from gnomon_server.errors import InvalidRequest, NotFound
+from gnomon_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
-    from gnomon_server.config import Settings
+    from gnomon_server.config import Policy
+    from gnomon_server.models.servable import Servable
     from gnomon_server.shadow.replay import Replay
-    from gnomon_server.shadow.trial import Shadow
-
-SOURCE: Final = "recording"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,11 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     from gnomon_server import config
     from gnomon_server.shadow.recording import Segment, segments
     from gnomon_server.shadow.replay import Replay
+    from gnomon_server.wire.messages import observing
 
     settings = config.load({"repository": arguments.repository}, arguments.config)
     paths = segments(arguments.file)
     model = _model(paths)
-    replay = Replay(_load(settings, model, arguments.against), settings.mirror.batch_rows)
+    shadow, policy = offline.load(settings, model, arguments.against), offline.policy_of(settings, model)
+    replay = Replay(shadow, settings.mirror.batch_rows, observing(policy))
     cut = 0
     for path in paths:
         with Segment(path) as segment:
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             cut += segment.cut
     if not replay.runs:
         raise InvalidRequest(f"{arguments.file}: expected a recording, found no run that is whole")
-    reports = _reports(replay, settings, model, arguments.against)
+    reports = _reports(replay, policy, model, shadow)
     if arguments.json:
         _say_json(replay, reports, cut)
     else:
@@ -79,40 +80,14 @@ def _model(paths: list[Path]) -> str:
     return str(models.pop())
 
 
-def _load(settings: Settings, model: str, version: int) -> Shadow:
-    from gnomon_server.models.servable import load
-    from gnomon_server.models.sources import source
+def _reports(replay: Replay, policy: Policy, model: str, shadow: Servable) -> list[control_pb2.Report]:
+    from gnomon_server.models.lifecycle import READY, UNLOADED
+    from gnomon_server.wire.messages import VersionState
 
-    refs = {ref.version: ref for ref in source(settings.repository).versions() if ref.model == model}
-    if version not in refs:
-        where = f"model '{model}': version '{version}' not found in {settings.repository}"
-        raise NotFound(f"{where}: expected one of {sorted(refs)}")
-    return load(refs[version], settings.model(model))
-
-
-def _reports(replay: Replay, settings: Settings, model: str, shadow: int) -> list[control_pb2.Report]:
-    """Returns the report on each primary, oldest version first, as control makes it of a worker's counts."""
-    from gnomon_server.control import reports
-    from gnomon_server.control.comparison import Pair
-    from gnomon_server.control.ledger import Ledger
-    from gnomon_server.control.routes import Route
-    from gnomon_server.models.lifecycle import READY
-    from gnomon_server.wire.messages import SourceCount, VersionState, WorkerReport
-
-    tallies = replay.snapshot()
+    states = {version: VersionState(model, version, UNLOADED) for version in replay.received}
+    states[shadow.version] = VersionState(model, shadow.version, READY, digest=shadow.digest)
     since = datetime.fromtimestamp(replay.first_ns / 1e9, UTC)
-    ledger = Ledger(lambda: since)
-    received = tuple(SourceCount(model, primary, shadow, SOURCE, n) for primary, n in replay.received.items())
-    ledger.worker_reported(WorkerReport(SOURCE, tallies, received, (), 0, (), 0))
-    return [
-        reports.report(
-            ledger.totals(Pair(model, tally.primary, shadow)),
-            Route(model, primary=tally.primary, shadows={shadow: 1.0}),
-            settings.policy_of(model),
-            VersionState(model, shadow, READY),
-        )
-        for tally in tallies
-    ]
+    return offline.reports(model, states, shadow.version, replay.snapshot(), replay.received, since, policy)
 
 
 def _show(replay: Replay, reports: list[control_pb2.Report], cut: int) -> None:

@@ -58,11 +58,12 @@ def report(found: control_pb2.Report) -> RenderableType:
     state = f", [bold red]{found.shadow_state}[/]: {escape(found.shadow_reason)}" if found.shadow_reason else ""
     lines = [
         f"{head} ({found.sample:.3g} of requests{since}){state}",
-        f"verdict: {styled(verdict.decision, STYLES)}, {escape(verdict.reason)}",
+        f"verdict: {styled(verdict.decision, STYLES)}, {escape(verdict.reason)}{_when(verdict)}",
     ]
     if verdict.more_requests:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
-    lines += [agreement(found.agreement), outcomes(found.outcomes)]
+    lines += [agreement(found.agreement), *findings(verdict.findings[1:]), outcomes(found.outcomes)]
+    lines += observations(found.observations)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
     lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
     parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
@@ -104,6 +105,31 @@ def agreement(interval: control_pb2.Interval) -> str:
     """Returns the interval as a sentence."""
     span = f"between {interval.low:.2%} and {interval.high:.2%}"
     return f"agreement: {interval.estimate:.2%}, {span} ({interval.method})"
+
+
+def _when(verdict: control_pb2.Verdict) -> str:
+    return f" (decided {verdict.decided})" if verdict.decided else ""
+
+
+def findings(found: Iterable[control_pb2.Finding]) -> list[str]:
+    """Returns what is known about the further limits of a policy, a line each."""
+    return [
+        f"{escape(one.metric)}: {one.estimate:.2%}, between {one.low:.2%} and {one.high:.2%}, "
+        f"allowed {one.limit:.2%}: {one.state}"
+        for one in found
+    ]
+
+
+def observations(found: control_pb2.Observations) -> list[str]:
+    """Returns what the verdict rests on, and what to do about it."""
+    unit = f"blocks of {found.block} requests" if found.block > 1 else "requests"
+    parts = [f"{found.count:,.0f} {unit}", f"{found.repeated_share:.1%} of rows were met before and left out"]
+    if found.lost:
+        parts.append(f"{found.lost:,} requests lost on the way")
+    if found.design_effect:
+        parts.append(f"design effect {found.design_effect:.2g}, correlation {found.correlation:.2f}")
+    lines = [f"evidence: {', '.join(parts)}"]
+    return [*lines, f"[yellow]{escape(found.advice)}[/]"] if found.advice else lines
 
 
 def outcomes(found: control_pb2.Outcomes) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from gnomon_server.control.evidence import Evidence
+from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire import histogram
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
 from gnomon_server.wire.messages import FlipTally, HistogramCounts, OutputTally
@@ -83,6 +85,9 @@ class Comparison:
     # Seconds of model run per request, over DURATION_BOUNDS.
     shadow_runs: HistogramCounts = _NO_RUNS
     primary_runs: HistogramCounts = _NO_RUNS
+    evidence: Evidence = field(default_factory=Evidence)
+    # The first decision; later data does not take it back.
+    decided: Verdict | None = None
 
     def plus(self, other: Comparison) -> Comparison:
         """Returns the sum of two parts."""
@@ -96,11 +101,13 @@ class Comparison:
             outputs=merged((*self.outputs, *other.outputs)),
             shadow_runs=histogram.merge((self.shadow_runs, other.shadow_runs), DURATION_BOUNDS),
             primary_runs=histogram.merge((self.primary_runs, other.primary_runs), DURATION_BOUNDS),
+            evidence=self.evidence.plus(other.evidence),
+            decided=min(filter(None, (self.decided, other.decided)), key=lambda one: one.time, default=None),
         )
 
     def closed(self) -> Comparison:
         """Returns the comparison after the worker is gone: nothing is pending, what was is dropped."""
-        return replace(self, outcomes=self.outcomes.closed())
+        return replace(self, outcomes=self.outcomes.closed(), evidence=self.evidence.closed())
 
 
 def merged(tallies: Iterable[OutputTally]) -> tuple[OutputTally, ...]:

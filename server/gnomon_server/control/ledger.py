@@ -20,8 +20,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
-from gnomon_server.control.sources import Sources
-from gnomon_server.wire.messages import FeedCount, PairTally, WorkerReport
+from gnomon_server.control.evidence import Evidence
+from gnomon_server.control.sources import Sent, Sources
+from gnomon_server.control.verdict import Verdict
+from gnomon_server.wire.messages import FeedCount, Observed, PairTally, WorkerReport
 
 # Ended epochs of which late reports are still expected. Without a bound, a worker that crashes for ever would fill the
 # memory; the epochs that are forgotten are those that no frontend has mentioned for the longest time.
@@ -44,6 +46,7 @@ class Ledger:
         # Of ended epochs and of earlier servers.
         self._folded: dict[Pair, Comparison] = {}
         self._live: dict[str, _Epoch] = {}
+        self._decided: dict[Pair, Verdict] = {}
         # Of ended epochs, of which only selected requests can still become known. The one that was mentioned last
         # stands last.
         self._closed: dict[str, Sources] = {}
@@ -54,6 +57,8 @@ class Ledger:
         ledger = cls(clock)
         for row in rows:
             ledger._fold(row.closed())
+            if row.decided is not None:
+                ledger.decide(row.pair, row.decided)
         return ledger
 
     def frontend_reported(self, counts: Iterable[FeedCount]) -> None:
@@ -95,12 +100,16 @@ class Ledger:
         for epoch in self._live.values():
             if pair in epoch.rows:
                 total = total.plus(epoch.comparison(pair))
-        return total
+        return replace(total, decided=self._decided.get(pair))
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Returns the totals of every pair of which a request was ever selected, in order."""
         pairs = set(self._folded).union(*(epoch.rows for epoch in self._live.values()))
         return tuple(self.totals(pair) for pair in sorted(pairs))
+
+    def decide(self, pair: Pair, decided: Verdict) -> None:
+        """Keeps the decision on a pair, in place of one by another policy or on another basis."""
+        self._decided[pair] = decided
 
     def _row(self, epoch: str, pair: Pair) -> _Row:
         rows = self._live.setdefault(epoch, _Epoch()).rows
@@ -114,7 +123,8 @@ class Ledger:
         before = sources.known(pair).selected
         sources.fed(count)
         if late := sources.known(pair).selected - before:
-            self._fold(Comparison(pair, self._clock(), Outcomes(dropped=late)))
+            now = self._clock()
+            self._fold(Comparison(pair, now, Outcomes(dropped=late), evidence=Evidence(lost=late, since=now)))
 
     def _fold(self, part: Comparison) -> None:
         known = self._folded.get(part.pair)
@@ -147,8 +157,9 @@ class _Epoch:
             outcomes = outcomes.plus(_outcomes(row.tally))
         # What was settled was received, and what was received counts as selected: this is never negative.
         outcomes = replace(outcomes, pending=sent.selected - outcomes.settled)
+        evidence = self._evidence(sent, row)
         if row.tally is None:
-            return Comparison(pair, row.since, outcomes)
+            return Comparison(pair, row.since, outcomes, evidence=evidence)
         return Comparison(
             pair,
             row.since,
@@ -158,6 +169,18 @@ class _Epoch:
             outputs=row.tally.outputs,
             shadow_runs=row.tally.shadow_runs,
             primary_runs=row.tally.primary_runs,
+            evidence=evidence,
+        )
+
+    @staticmethod
+    def _evidence(sent: Sent, row: _Row) -> Evidence:
+        observed = row.tally.observed if row.tally is not None else Observed()
+        return Evidence(
+            observed=observed,
+            lost=sent.dropped,
+            open=sent.handed - observed.requests,
+            primary_errors=sent.primary_error,
+            since=row.since,
         )
 
 

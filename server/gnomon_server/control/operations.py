@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,21 +14,21 @@ import msgspec
 
 from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
-from gnomon_server.config import Settings
+from gnomon_server.config import Policy, Settings
 from gnomon_server.control import reports
 from gnomon_server.control.audit import approval
 from gnomon_server.control.audit.approval import Approvals
 from gnomon_server.control.audit.envelope import Subject
 from gnomon_server.control.audit.promotion import Promotion
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
-from gnomon_server.control.comparison import Pair
+from gnomon_server.control.comparison import Comparison, Pair
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.tables import SERVER, utc_now
-from gnomon_server.control.verdict import PROMOTE
+from gnomon_server.control.verdict import KEEP_WATCHING, PROMOTE, Verdict, verdict
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.lifecycle import FAILED, READY
@@ -190,8 +191,22 @@ class Operations:
         if shadow not in route.shadows and comparison.since is None:
             shown = sorted(route.shadows)
             raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected one of {shown}")
-        state = self._fleet.state(model, shadow)
-        return reports.report(comparison, route, self._settings.policy_of(model), state)
+        policy = self._settings.policy_of(model)
+        states = (self._fleet.state(model, route.primary), self._fleet.state(model, shadow))
+        return reports.report(comparison, route, policy, self._judge(comparison, policy), states)
+
+    def judge(self) -> None:
+        """Looks at the evidence on every shadow, so that a decision is kept from the moment when it can be taken."""
+        for route in self._routes.values():
+            for shadow in route.shadows:
+                comparison = self._ledger.totals(Pair(route.model, route.primary, shadow))
+                self._judge(comparison, self._settings.policy_of(route.model))
+
+    def _judge(self, comparison: Comparison, policy: Policy) -> Verdict:
+        found = verdict(comparison.evidence, policy, datetime.now(UTC), comparison.decided)
+        if found.decision != KEEP_WATCHING:
+            self._ledger.decide(comparison.pair, found)
+        return found
 
     def remember_digests(self) -> None:
         """Stores the digest of every version that is ready, so that it can never change unseen."""
@@ -288,9 +303,9 @@ class Operations:
         where = f"model '{request.model}' version '{version}'"
         if evidence is None:
             raise Refused(f"{where} is not a shadow and has no verdict: shadow it first, or force with a reason")
-        verdict = evidence.verdict
-        if verdict.decision != PROMOTE:
-            raise Refused(f"{where}: the verdict is '{verdict.decision}', {verdict.reason}")
+        found = evidence.verdict
+        if found.decision != PROMOTE:
+            raise Refused(f"{where}: the verdict is '{found.decision}', {found.reason}")
 
     async def _warm(self, model: str, version: int) -> None:
         """Has a version loaded in every frontend beside what serves; raises Refused if one cannot."""

@@ -102,7 +102,8 @@ def article(report: control_pb2.Report) -> str:
         f"{_bar(report.agreement, kind)}"
         f"<p>Agreement {report.agreement.estimate:.2%}, interval {report.agreement.low:.2%} to "
         f"{report.agreement.high:.2%} <span class=soft>({escape(report.agreement.method)})</span></p>"
-        f"<p>{_outcomes(report.outcomes)}</p>"
+        f"{''.join(map(_finding, report.verdict.findings[1:]))}"
+        f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
         f"shadow, in batches, {_latency(report.shadow_latency)}</p>{table}"
         f"{''.join(map(_flips, report.outputs))}</article>"
@@ -118,6 +119,22 @@ def _flips(output: control_pb2.OutputReport) -> str:
     )
     heads = "<tr><th>primary decides<th>shadow decides<th class=n>rows<th class=n>cost</tr>"
     return f"<p>Decisions on {escape(output.output)}</p><div class=scroll><table>{heads}{rows}</table></div>"
+
+
+def _finding(finding: control_pb2.Finding) -> str:
+    return (
+        f"<p>{escape(finding.metric)} {finding.estimate:.2%}, interval {finding.low:.2%} to {finding.high:.2%}, "
+        f"allowed {finding.limit:.2%}: {escape(finding.state)}</p>"
+    )
+
+
+def _observations(found: control_pb2.Observations) -> str:
+    unit = f"blocks of {found.block} requests" if found.block > 1 else "requests"
+    advice = f'. <span class="keep">{escape(found.advice)}</span>' if found.advice else ""
+    return (
+        f"The verdict rests on {found.count:,.0f} {unit}; {found.repeated_share:.1%} of rows were met before and left "
+        f"out{advice}"
+    )
 
 
 def _outcomes(outcomes: control_pb2.Outcomes) -> str:

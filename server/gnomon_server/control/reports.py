@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import datetime
+
 from google.protobuf import json_format
 
 from gnomon_protos import control_pb2
 from gnomon_server.config import Policy
+from gnomon_server.control.claims import advice, claims, correlation, design_effect
 from gnomon_server.control.comparison import Comparison, Outcomes
+from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.routes import Route
-from gnomon_server.control.verdict import Interval, Verdict, decide
+from gnomon_server.control.verdict import KEEP_WATCHING, Finding, Verdict, find
 from gnomon_server.wire.histogram import DURATION_BOUNDS, quantile
 from gnomon_server.wire.messages import HistogramCounts, OutputTally, VersionState
 
 
-def report(comparison: Comparison, route: Route, policy: Policy, shadow: VersionState) -> control_pb2.Report:
-    """Returns how a shadow compares with its primary; `shadow` is the state of its version."""
-    verdict = decide(comparison.outcomes, comparison.agreement_sum, policy)
-    pair = comparison.pair
+def report(
+    comparison: Comparison,
+    route: Route,
+    policy: Policy,
+    verdict: Verdict,
+    states: tuple[VersionState, VersionState],
+) -> control_pb2.Report:
+    """Returns how a shadow compares with its primary; `states` are those of the primary's version and the shadow's."""
+    pair, evidence = comparison.pair, comparison.evidence
+    primary, shadow = states
     return control_pb2.Report(
         model=pair.model,
         primary=pair.primary,
         shadow=pair.shadow,
-        since=comparison.since.isoformat(timespec="seconds").replace("+00:00", "Z") if comparison.since else "",
+        since=_time(comparison.since) if comparison.since else "",
         sample=route.shadows.get(pair.shadow, 0.0),
         outcomes=_outcomes(comparison.outcomes),
-        agreement=_agreement(verdict.interval),
+        agreement=_agreement(comparison, policy),
         outputs=map(_output, comparison.outputs),
         primary_latency=latency(comparison.primary_runs),
         shadow_latency=latency(comparison.shadow_runs),
         verdict=_verdict(verdict),
         shadow_state=shadow.state,
         shadow_reason=shadow.reason,
+        observations=_observations(evidence, policy),
+        primary_digest=primary.digest,
+        shadow_digest=shadow.digest,
     )
 
 
@@ -70,9 +84,37 @@ def _outcomes(outcomes: Outcomes) -> control_pb2.Outcomes:
     )
 
 
-def _agreement(interval: Interval) -> control_pb2.Interval:
+def _agreement(comparison: Comparison, policy: Policy) -> control_pb2.Interval:
+    (claim, *others) = claims(comparison.evidence, policy)
+    found = find(claim, policy.alpha_promote, policy.alpha_reject / (1 + len(others)))
+    sides = " and ".join(f"{100 * (1 - alpha):g} %" for alpha in sorted({policy.alpha_promote, policy.alpha_reject}))
+    observations = f"{sum(found.worst):,.0f} blocks of {policy.block} requests" if policy.block > 1 else "requests"
     return control_pb2.Interval(
-        estimate=interval.estimate, low=interval.low, high=interval.high, method=interval.method
+        estimate=1 - found.estimate if sum(found.worst) else _counted(comparison),
+        low=1 - found.high,
+        high=1 - found.low,
+        method=f"{sides} a side at all times at once, by {observations}, missing ones at worst case",
+    )
+
+
+def _counted(comparison: Comparison) -> float:
+    """Returns the share of the requests so far, of which no observation could be made yet; 0 without any."""
+    known = comparison.outcomes.compared + comparison.outcomes.shadow_error
+    return min(1.0, comparison.agreement_sum / known) if known else 0.0
+
+
+def _observations(evidence: Evidence, policy: Policy) -> control_pb2.Observations:
+    observed, serial = evidence.observed, evidence.observed.serial
+    return control_pb2.Observations(
+        block=policy.block,
+        count=float(claims(evidence, policy)[0].up.sum()),
+        requests=observed.requests,
+        repeated=observed.repeated,
+        repeated_share=observed.repeated_rows / observed.rows if observed.rows else 0.0,
+        lost=evidence.lost,
+        design_effect=design_effect(serial, observed.block),
+        correlation=correlation(serial),
+        advice=advice(serial, observed.block),
     )
 
 
@@ -94,4 +136,19 @@ def _output(tally: OutputTally) -> control_pb2.OutputReport:
 
 
 def _verdict(verdict: Verdict) -> control_pb2.Verdict:
-    return control_pb2.Verdict(decision=verdict.decision, reason=verdict.reason, more_requests=verdict.more_requests)
+    return control_pb2.Verdict(
+        decision=verdict.decision,
+        reason=verdict.reason,
+        more_requests=verdict.more_requests,
+        findings=map(_finding, verdict.findings),
+        decided=_time(verdict.time) if verdict.decision != KEEP_WATCHING else "",
+        policy_digest=verdict.policy,
+    )
+
+
+def _finding(finding: Finding) -> control_pb2.Finding:
+    return control_pb2.Finding(**asdict(finding))
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -154,6 +154,7 @@ async def _always(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 
 async def _flush(store: SqliteStore, ledger: Ledger, operations: Operations) -> None:
     operations.remember_digests()
+    operations.judge()
     store.save_tallies(ledger.comparisons())
 
 

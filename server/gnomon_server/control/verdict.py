@@ -1,32 +1,52 @@
-"""The verdict on a shadow: a pure function of the counts and the policy."""
+"""The verdict on a shadow: a pure function of the evidence and the policy, as good at any moment as at any other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil, sqrt
-from statistics import NormalDist
+from datetime import datetime
+from math import ceil, isinf, log
 from typing import Final, Literal
 
+import numpy as np
+
 from gnomon_server.config import Policy
-from gnomon_server.control.comparison import Outcomes
+from gnomon_server.control.claims import Claim, claims
+from gnomon_server.control.evidence import Evidence
+from gnomon_server.statistics import bounds
+from gnomon_server.statistics.evidence import log_lo, log_up
+from gnomon_server.statistics.knots import SYM64
+from gnomon_server.wire.messages import Observed
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, output_of
 
 Decision = Literal["promote", "reject", "keep watching"]
 PROMOTE: Final = "promote"
 REJECT: Final = "reject"
 KEEP_WATCHING: Final = "keep watching"
 
+State = Literal["holds", "fails", "open"]
+HOLDS: Final = "holds"
+FAILS: Final = "fails"
+OPEN: Final = "open"
+
 
 @dataclass(frozen=True)
-class Interval:
-    """The share of rows on which a shadow agrees with its primary: all in [0, 1], low <= estimate <= high."""
+class Finding:
+    """What the evidence says about one claim; low and high bound the mean at all times at once."""
 
-    # Of the requests whose agreement is known; 0 where there is none.
+    metric: str
+    state: State
+    limit: float
+    # Without observations 0, and the bounds enclose all that is possible.
     estimate: float
     low: float
     high: float
-    # How low and high were found, for a reader.
-    method: str
+    # Logarithms of the evidence against a mean of at least the limit, and of at most the limit.
+    evidence_promote: float
+    evidence_reject: float
+    knots: str
+    worst: tuple[float, ...]
+    best: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -36,163 +56,188 @@ class Verdict:
     decision: Decision
     # One sentence without a full stop.
     reason: str
-    interval: Interval
+    # One for each claim of the policy; that on the disagreement is the first.
+    findings: tuple[Finding, ...]
     # Requests that a decision is likely to need; 0 where it is reached or none can be foreseen.
     more_requests: int
+    # By which policy and on which basis it was found, and when, in UTC.
+    policy: str
+    basis: str
+    time: datetime
 
 
 @dataclass(frozen=True)
-class _Evidence:
-    """The counts as the verdict reads them."""
+class _Case:
+    """All that a verdict is found from."""
 
-    outcomes: Outcomes
-    # Sum over compared requests of the share of rows that agree: the requests that agree if no missing one does.
-    worst: float
-
-    @property
-    def best(self) -> float:
-        """Requests that agree if every missing one does."""
-        return self.worst + self.outcomes.missing
+    evidence: Evidence
+    policy: Policy
+    now: datetime
+    claims: tuple[Claim, ...]
+    findings: tuple[Finding, ...]
 
     @property
-    def known(self) -> int:
-        """Requests of which it is known whether they agree; one that failed in the shadow does not."""
-        return self.outcomes.compared + self.outcomes.shadow_error
+    def age(self) -> float:
+        """Seconds since the first request."""
+        since = self.evidence.since
+        return max(0.0, (self.now - since).total_seconds()) if since else 0.0
+
+    def of(self, state: State) -> list[Finding]:
+        """Returns the findings of one state."""
+        return [finding for finding in self.findings if finding.state == state]
 
     @property
-    def considered(self) -> int:
-        """Settled requests that the primary answered."""
-        return self.known + self.outcomes.missing
+    def requests(self) -> int:
+        """Requests that are accounted for."""
+        return self.evidence.observed.requests
+
+    @property
+    def decision(self) -> Decision:
+        if self.of(FAILS):
+            return REJECT
+        ripe = self.requests >= self.policy.min_requests and self.age >= self.policy.min_duration
+        return PROMOTE if ripe and not self.of(OPEN) else KEEP_WATCHING
 
 
-def decide(outcomes: Outcomes, agreement_sum: float, policy: Policy) -> Verdict:
-    """Returns the verdict on a comparison; promote and reject are never both possible.
-
-    agreement_sum is the sum over compared requests of the share of rows that agree. A request that failed in the shadow
-    disagrees; one that is missing disagrees for the lower bound and agrees for the upper one. A share between 0 and 1
-    is counted as such: the variance of a variable in [0, 1] with mean p is at most p(1 - p), so the bounds err on the
-    safe side.
-    """
-    evidence = _Evidence(outcomes, agreement_sum)
-    interval = _interval(evidence, policy.confidence)
-    decision = _decision(evidence, interval, policy)
-    reason = _REASONS[decision](evidence, interval, policy)
-    more = _more_requests(evidence, policy) if decision == KEEP_WATCHING else 0
-    return Verdict(decision, reason, interval, more)
+def verdict(evidence: Evidence, policy: Policy, now: datetime, former: Verdict | None = None) -> Verdict:
+    """Returns the verdict at a moment, in UTC; a `former` decision by the same policy on the same basis stands."""
+    if former is not None and (former.policy, former.basis) == (policy.digest, evidence.observed.basis):
+        return former
+    asked = claims(evidence, policy)
+    findings = tuple(find(claim, policy.alpha_promote, policy.alpha_reject / len(asked)) for claim in asked)
+    case = _Case(evidence, policy, now, asked, findings)
+    decision = case.decision
+    more = _more_requests(case) if decision == KEEP_WATCHING else 0
+    reason = _REASONS[decision](case)
+    return Verdict(decision, reason, findings, more, policy.digest, evidence.observed.basis, now)
 
 
-def wilson(agreeing: float, n: int, confidence: float) -> tuple[float, float]:
-    """Returns the two-sided Wilson score interval of a share; (0, 1) without data.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
-    if not n:
-        return 0.0, 1.0
-    z, share = _quantile(confidence), min(1.0, agreeing / n)
-    middle = share + z * z / (2 * n)
-    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The exact bounds enclose the share; rounding must not say otherwise.
-    return max(0.0, min(share, (middle - half) / scale)), min(1.0, max(share, (middle + half) / scale))
-
-
-def _quantile(confidence: float) -> float:
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def _interval(evidence: _Evidence, confidence: float) -> Interval:
-    low, _ = wilson(evidence.worst, evidence.considered, confidence)
-    _, high = wilson(evidence.best, evidence.considered, confidence)
-    estimate = min(1.0, evidence.worst / evidence.known) if evidence.known else 0.0
-    method = (
-        f"Wilson score {100 * confidence:g} %, missing requests at worst case; "
-        "valid for one look, not for repeated looking"
+def find(claim: Claim, alpha_promote: float, alpha_reject: float) -> Finding:
+    """Returns what is known about one claim; each bound errs with its own alpha."""
+    at, knots = claim.at, claim.knots
+    promote, reject = log_up(knots, claim.up, at), log_lo(knots, claim.lo, at)
+    state: State = HOLDS if promote >= log(1 / alpha_promote) else FAILS if reject >= log(1 / alpha_reject) else OPEN
+    low = claim.scaled(bounds.lower(knots, claim.lo, alpha_reject))
+    high = claim.scaled(bounds.upper(knots, claim.up, alpha_promote))
+    return Finding(
+        metric=claim.metric,
+        state=state,
+        limit=claim.limit,
+        # The rounding of a quotient must not move it out of its bounds.
+        estimate=min(max(claim.estimate, low), high),
+        low=low,
+        high=high,
+        evidence_promote=promote,
+        evidence_reject=reject,
+        knots=knots.name,
+        worst=tuple(claim.up.tolist()),
+        best=tuple(claim.lo.tolist()),
     )
-    # Rounding of the three divisions may differ in the last digit.
-    return Interval(estimate, min(low, estimate), max(high, estimate), method)
 
 
-def _decision(evidence: _Evidence, interval: Interval, policy: Policy) -> Decision:
-    if evidence.outcomes.compared >= policy.min_requests and interval.low >= policy.min_agreement:
-        return PROMOTE
-    # A shadow that only fails is never compared, and must not be watched for ever.
-    if evidence.known >= policy.min_requests and interval.high < policy.min_agreement:
-        return REJECT
-    return KEEP_WATCHING
+def _more_requests(case: _Case) -> int:
+    """Returns how many more requests decide if they turn out as those so far; 0 where they never would."""
+    policy, forecasts = case.policy, [_forecast(claim, case.policy, len(case.claims)) for claim in case.claims]
+    rejects = [observations for against, observations in forecasts if against]
+    observations = min(rejects) if rejects else max(observations for _, observations in forecasts)
+    if isinf(observations):
+        return 0
+    needed = observations * policy.block * _selected_for_one_observed(case.evidence.observed)
+    return ceil(needed if rejects else max(needed, policy.min_requests - case.requests))
 
 
-def _more_requests(evidence: _Evidence, policy: Policy) -> int:
-    """Returns how many more requests decide if they turn out as those so far; 0 where they never would.
+def _forecast(claim: Claim, policy: Policy, number: int) -> tuple[bool, float]:
+    """Returns whether a claim is on its way to fail, and the observations that it still takes to decide on it."""
+    knots, at = claim.knots, claim.at
+    if knots.mean(claim.lo) > at:
+        return True, bounds.more(lambda c: log_lo(knots, c, at), claim.lo, policy.alpha_reject / number)
+    up = claim.up
+    if not up.sum():
+        # As if one had been seen that is as good as can be.
+        up = np.asarray(knots.array == (0.5 if knots is SYM64 else 0.0), np.float64)
+    return False, bounds.more(lambda c: log_up(knots, c, at), up, policy.alpha_promote)
 
-    By inversion of the Wilson score: a bound of share p passes a where n (p - a)^2 >= z^2 a (1 - a).
-    """
-    n, goal = evidence.considered, policy.min_agreement
-    if not n:
-        return policy.min_requests
-    if evidence.worst / n > goal:
-        share, counted = evidence.worst / n, evidence.outcomes.compared
-    elif evidence.best / n < goal:
-        share, counted = evidence.best / n, evidence.known
+
+def _selected_for_one_observed(observed: Observed) -> float:
+    """Returns how many requests it takes until one of them is new."""
+    new = observed.requests - observed.repeated
+    return observed.requests / new if new else 1.0
+
+
+def _why_promote(case: _Case) -> str:
+    holding = ", ".join(_at_most(finding) for finding in case.findings)
+    return f"{case.requests:,} requests are observed and {holding}{_counting(case, 'against')}"
+
+
+def _why_reject(case: _Case) -> str:
+    failing = ", ".join(_said(f, f"at least {_shown(f.low, f.limit)}") for f in case.of(FAILS))
+    return f"{case.requests:,} requests are observed and {failing}{_counting(case, 'for')}"
+
+
+def _why_watching(case: _Case) -> str:
+    policy, still = case.policy, case.of(OPEN)
+    if not case.evidence.observed.metrics or not sum(case.findings[0].worst):
+        need = f"no block of {policy.block} requests is complete" if policy.block > 1 else "no request is observed"
+        return need + _waiting(case)
+    if still:
+        finding = still[0]
+        low, high = (_shown(bound, finding.limit) for bound in (finding.low, finding.high))
+        return _said(finding, f"between {low} and {high}") + _waiting(case)
+    if case.requests < policy.min_requests:
+        need = f"{case.requests:,} of {policy.min_requests:,} requests are observed"
     else:
-        return 0
-    if not counted:
-        return 0
-    for_bound = _quantile(policy.confidence) ** 2 * goal * (1 - goal) / (share - goal) ** 2
-    for_count = policy.min_requests * n / counted
-    return max(1, ceil(max(for_bound, for_count) - n))
+        need = f"{_time(case.age)} of the {_time(policy.min_duration)} that the policy asks for have passed"
+    return f"{need}, and so far {_at_most(case.findings[0])}"
 
 
-def _why_promote(evidence: _Evidence, interval: Interval, policy: Policy) -> str:
-    low = _percent(interval.low, policy.min_agreement)
-    counting = ", missing ones counted against the shadow" if evidence.outcomes.missing else ""
-    return (
-        f"{evidence.outcomes.compared:,} requests are compared and at least {low} agree{counting}, "
-        f"where the policy asks for {_goal(policy)}"
-    )
-
-
-def _why_reject(evidence: _Evidence, interval: Interval, policy: Policy) -> str:
-    outcomes, high = evidence.outcomes, _percent(interval.high, policy.min_agreement)
-    failed = f", {outcomes.shadow_error:,} failed in the shadow" if outcomes.shadow_error else ""
-    counting = ", missing ones counted for the shadow" if outcomes.missing else ""
-    return (
-        f"{outcomes.compared:,} requests are compared{failed}, and at most {high} agree{counting}, "
-        f"where the policy asks for {_goal(policy)}"
-    )
-
-
-def _why_watching(evidence: _Evidence, interval: Interval, policy: Policy) -> str:
-    compared, missing = evidence.outcomes.compared, evidence.outcomes.missing
-    if compared < policy.min_requests:
-        need = f"{compared:,} of {policy.min_requests:,} requests needed are compared"
-        # More than the policy leaves room for: no number of requests brings a promotion while this goes on.
-        return f"{need}, and {_lost(evidence)}" if missing > (1 - policy.min_agreement) * evidence.considered else need
-    low, high = (_percent(bound, policy.min_agreement) for bound in (interval.low, interval.high))
-    without_low, without_high = wilson(evidence.worst, evidence.known, policy.confidence)
-    if without_low >= policy.min_agreement or without_high < policy.min_agreement:
-        return f"{_lost(evidence)}, so that {low} to {high} may agree, where the policy asks for {_goal(policy)}"
-    return f"the interval {low} to {high} contains the {_goal(policy)} that the policy asks for"
-
-
-_REASONS: Final[Mapping[Decision, Callable[[_Evidence, Interval, Policy], str]]] = {
+_REASONS: Final[Mapping[Decision, Callable[[_Case], str]]] = {
     PROMOTE: _why_promote,
     REJECT: _why_reject,
     KEEP_WATCHING: _why_watching,
 }
 
 
-def _lost(evidence: _Evidence) -> str:
-    outcomes = evidence.outcomes
-    kinds = {"dropped": outcomes.dropped, "timed out": outcomes.timeout, "not comparable": outcomes.not_comparable}
-    parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-    return f"{outcomes.missing / evidence.considered:.1%} of requests are missing ({parts})".replace("%", " %")
+def _at_most(finding: Finding) -> str:
+    return _said(finding, f"at most {_shown(finding.high, finding.limit)}")
 
 
-def _percent(share: float, goal: float) -> str:
-    """Returns the share with as many digits as show on which side of the goal it lies."""
-    digits = next((d for d in range(1, 6) if (round(share, d + 2) >= goal) == (share >= goal)), 6)
+def _said(finding: Finding, amount: str) -> str:
+    sentences = {
+        DISAGREEMENT: "{} of rows disagree",
+        FAILURE: "the shadow fails on {} more of the requests than the primary",
+        LATENCY: "the shadow is too slow on {} more of the requests than the primary",
+    }
+    name = output_of(finding.metric)
+    sentence = sentences.get(finding.metric, f"the mean divergence of {name!r} is {{}}")
+    return f"{sentence.format(amount)}, where the policy allows {100 * finding.limit:g} %"
+
+
+def _counting(case: _Case, side: str) -> str:
+    return f", missing requests counted {side} the shadow" if _missing(case) else ""
+
+
+def _waiting(case: _Case) -> str:
+    missing = _missing(case)
+    if not missing:
+        return ""
+    return f"; {100 * missing:.2g} % of what was to be observed is missing and counts at its worst"
+
+
+def _missing(case: _Case) -> float:
+    """Returns the share of the observations of which only the bounds are known."""
+    worst, best = case.claims[0].up, case.claims[0].lo
+    knots = case.claims[0].knots
+    return max(0.0, knots.mean(worst) - knots.mean(best)) if worst.sum() else 0.0
+
+
+def _shown(share: float, limit: float) -> str:
+    """Returns a share with as many digits as show on which side of the limit it lies."""
+    digits = next((d for d in range(1, 6) if (round(share, d + 2) > limit) == (share > limit)), 6)
     return f"{100 * share:.{digits}f} %"
 
 
-def _goal(policy: Policy) -> str:
-    return f"{100 * policy.min_agreement:g} %"
+def _time(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

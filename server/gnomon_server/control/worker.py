@@ -21,6 +21,7 @@ from gnomon_server.wire.messages import (
     WorkerAck,
     WorkerPlan,
     WorkerReport,
+    observing,
 )
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Worker:
 
     def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner) -> None:
         self._ref = ref
+        self._observing = observing(settings.policy_of(ref.model))
         self._folder = folder
         self._owner = owner
         self._epoch = ""
@@ -66,7 +68,7 @@ class Worker:
 
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex
-        child.send(WorkerPlan(self._ref, self._address, self._epoch))
+        child.send(WorkerPlan(self._ref, self._address, self._epoch, self._observing))
 
     def _heard(self, child: Child, message: FromChild) -> None:
         if isinstance(message, WorkerAck):

@@ -18,6 +18,7 @@ from gnomon_protos.tensors import Array
 from gnomon_server.shadow import outline
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.compatibility import Fit, Fits, Tensor
+from gnomon_server.shadow.digests import Inputs, of_bytes
 from gnomon_server.wire.record import Record
 
 
@@ -122,6 +123,20 @@ def parse(record: Record, fits: Fits) -> Mirrored | None:
     except DecodeError:
         return None
     return None if fit.reason else Mirrored(record, fit, request.raw, response.raw)
+
+
+def unread(records: Sequence[Record]) -> Inputs:
+    """Returns the inputs of records that cannot be read as the shadow's, each of them as one row."""
+    digests = [of_bytes(_contents(record)) for record in records]
+    return Inputs(np.array(digests, np.uint64), np.ones(len(records), np.intp))
+
+
+def _contents(record: Record) -> tuple[bytes, ...]:
+    try:
+        found = outline.of_request(record.request)
+    except DecodeError:
+        return (record.request,)
+    return (*found.tensors, *found.raw)
 
 
 def group(requests: Iterable[Mirrored], batch_rows: int) -> list[Batch]:

@@ -13,6 +13,7 @@ from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import TIE_EPS, Flags, Floats, divergence, unfit
 from gnomon_server.shadow.decisions import Decided
+from gnomon_server.shadow.digests import Inputs
 from gnomon_server.shadow.ties import tied
 
 
@@ -34,6 +35,8 @@ class Compared:
     # Nanoseconds since the epoch, of the shadow's run.
     start_ns: int
     end_ns: int
+    # None where they are not known.
+    inputs: Inputs | None = None
 
 
 def wanted(batch: Batch, chosen: Mapping[str, Chosen]) -> list[str]:

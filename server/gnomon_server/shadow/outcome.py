@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.digests import Inputs
 from gnomon_server.wire.record import Record
 
 COMPARED: Final = "compared"
@@ -29,6 +30,13 @@ class Uncompared:
     # Nanoseconds since the epoch, of the shadow's run; 0 if it did not run.
     start_ns: int = 0
     end_ns: int = 0
+    # None where they are not known.
+    inputs: Inputs | None = None
+
+    @property
+    def guilty(self) -> bool:
+        """Whether it is the shadow's own fault; else nobody knows what it would have answered."""
+        return self.outcome in (SHADOW_ERROR, NOT_COMPARABLE) or (self.outcome == TIMEOUT and self.end_ns > 0)
 
 
 Ended = Compared | Uncompared

@@ -18,7 +18,7 @@ from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
-from gnomon_server.wire.messages import SourceCount, WorkerReport
+from gnomon_server.wire.messages import Observing, SourceCount, WorkerReport
 from gnomon_server.wire.record import Record
 
 
@@ -36,11 +36,12 @@ class Pipeline:
         address: str,
         executor: Executor,
         recorder: Recorder | None = None,
+        observing: Observing = Observing(),  # noqa: B008 - it is frozen
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
         chosen = choose(shadow.signature, shadow.comparisons)
-        self._tally = Tally(shadow.model, shadow.version, chosen)
+        self._tally = Tally(shadow.model, shadow.version, chosen, observing)
         self._traces = Traces(shadow.model, shadow.version)
         self._recorder = recorder
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
@@ -93,6 +94,7 @@ class Pipeline:
         running.cancel()
         await asyncio.wait({running})
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
+        self._tally.end()
         if self._recorder is not None:
             self._recorder.close()
 

@@ -9,14 +9,14 @@ from typing import Final
 
 from gnomon_protos.tensors import Array
 from gnomon_server.shadow import recording
-from gnomon_server.shadow.batching import group, parse
+from gnomon_server.shadow.batching import group, parse, unread
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recording import Head, Run
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.trial import Shadow, Trial
-from gnomon_server.wire.messages import PairTally
+from gnomon_server.wire.messages import Observing, PairTally
 from gnomon_server.wire.record import Record
 
 # What became of a request because of the time and the load of then, which do not come again.
@@ -33,12 +33,12 @@ class Replay:
     request, without a deadline.
     """
 
-    def __init__(self, shadow: Shadow, batch_rows: int) -> None:
+    def __init__(self, shadow: Shadow, batch_rows: int, observing: Observing = Observing()) -> None:  # noqa: B008 - frozen
         self._shadow = shadow
         self._batch_rows = batch_rows
         self._chosen = choose(shadow.signature, shadow.comparisons)
         self._fits = Fits(shadow.signature, shadow.coalescable)
-        self._tally = Tally(shadow.model, shadow.version, self._chosen)
+        self._tally = Tally(shadow.model, shadow.version, self._chosen, observing)
         # Requests by primary version, and when the first was answered, in nanoseconds since the epoch.
         self.received: Counter[int] = Counter()
         self.first_ns = NEVER
@@ -88,7 +88,9 @@ class Replay:
     def _tried(self, records: Sequence[Record], trial: Trial, batch_rows: int) -> list[Ended]:
         parsed = [parse(record, self._fits) for record in records]
         strangers = [record for record, request in zip(records, parsed, strict=True) if request is None]
-        ended: list[Ended] = [Uncompared(strangers, NOT_COMPARABLE)] if strangers else []
+        ended: list[Ended] = []
+        if strangers:
+            ended.append(Uncompared(strangers, NOT_COMPARABLE, inputs=unread(strangers)))
         for batch in group([request for request in parsed if request is not None], batch_rows):
             together = trial.of(batch)
             if together is None:

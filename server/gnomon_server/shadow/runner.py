@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from gnomon_server.shadow.backlog import Backlog
-from gnomon_server.shadow.batching import Batch, group, parse
+from gnomon_server.shadow.batching import Batch, group, parse, unread
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.outcome import NOT_COMPARABLE, Ended, Uncompared
 from gnomon_server.shadow.trial import Trial
@@ -65,7 +65,7 @@ class Runner:
         parsed = [parse(record, self._fits) for record in records]
         strangers = [record for record, request in zip(records, parsed, strict=True) if request is None]
         if strangers:
-            self._settle(strangers, [Uncompared(strangers, NOT_COMPARABLE)])
+            self._settle(strangers, [Uncompared(strangers, NOT_COMPARABLE, inputs=unread(strangers))])
         self._batches.extend(group([request for request in parsed if request is not None], self._batch_rows))
 
     async def _try_first(self) -> None:

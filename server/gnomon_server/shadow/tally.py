@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -14,19 +17,22 @@ from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags, Floats
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.decisions import Decided, Flips
-from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended
+from gnomon_server.shadow.observations import Observations
+from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import HistogramCounts, OutputTally, PairTally
+from gnomon_server.wire.messages import HistogramCounts, Observing, OutputTally, PairTally
 from gnomon_server.wire.record import Record
 
 
 class Tally:
     """Counts for one shadow, by the primary version that answered; cumulative."""
 
-    def __init__(self, model: str, shadow: int, chosen: Mapping[str, Chosen]) -> None:
+    def __init__(self, model: str, shadow: int, chosen: Mapping[str, Chosen], observing: Observing) -> None:
         self._model = model
         self._shadow = shadow
         self._chosen = chosen
+        self._observing = observing
+        self._basis = basis(chosen, observing)
         self._pairs: dict[int, _Pair] = {}
 
     def settle(self, ended: Ended) -> None:
@@ -34,13 +40,21 @@ class Tally:
         if isinstance(ended, Compared):
             primary = ended.batch.requests[0].record.primary
             self._pair(primary).add(ended)
+        elif ended.guilty:
+            for pair, part in self._by_primary(ended):
+                pair.failed(part)
         else:
             self.count(ended.records, ended.outcome)
 
     def count(self, records: Iterable[Record], outcome: str) -> None:
-        """Counts records that were not compared."""
+        """Counts records of which nobody will know whether the shadow agrees."""
         for record in records:
-            self._pair(record.primary).outcomes[outcome] += 1
+            self._pair(record.primary).missed(outcome)
+
+    def end(self) -> None:
+        """Takes that nothing more comes, for a reason that has nothing to do with what was observed."""
+        for pair in self._pairs.values():
+            pair.observations.end()
 
     def snapshot(self) -> tuple[PairTally, ...]:
         """Returns the counts so far, by primary version."""
@@ -48,15 +62,24 @@ class Tally:
 
     def _pair(self, primary: int) -> _Pair:
         if primary not in self._pairs:
-            self._pairs[primary] = _Pair(self._chosen)
+            self._pairs[primary] = _Pair(self._chosen, Observations(self._observing, self._chosen, self._basis))
         return self._pairs[primary]
+
+    def _by_primary(self, ended: Uncompared) -> Iterator[tuple[_Pair, Uncompared]]:
+        primaries = np.array([record.primary for record in ended.records])
+        for primary in np.unique(primaries):
+            keep = primaries == primary
+            records = list(compress(ended.records, keep))
+            inputs = ended.inputs.only(keep) if ended.inputs is not None else None
+            yield self._pair(int(primary)), replace(ended, records=records, inputs=inputs)
 
 
 class _Pair:
     """Counts for one primary and the shadow."""
 
-    def __init__(self, chosen: Mapping[str, Chosen]) -> None:
+    def __init__(self, chosen: Mapping[str, Chosen], observations: Observations) -> None:
         self.outcomes: Counter[str] = Counter()
+        self.observations = observations
         self._agreement = 0.0
         self._disagreeing = 0
         self._chosen = chosen
@@ -80,6 +103,15 @@ class _Pair:
         share = (compared.end_ns - compared.start_ns) / 1e9 / count
         self._shadow_runs.add(np.array([share]), count)
         self._primary_runs.add(_runs(compared.batch))
+        self.observations.compared(compared)
+
+    def failed(self, ended: Uncompared) -> None:
+        self.outcomes[ended.outcome] += len(ended.records)
+        self.observations.failed(ended)
+
+    def missed(self, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+        self.observations.missed()
 
     def snapshot(self, model: str, primary: int, shadow: int) -> PairTally:
         return PairTally(
@@ -96,6 +128,7 @@ class _Pair:
             outputs=tuple(output.snapshot() for output in self._outputs.values()),
             shadow_runs=self._shadow_runs.snapshot(),
             primary_runs=self._primary_runs.snapshot(),
+            observed=self.observations.snapshot(),
         )
 
 
@@ -153,6 +186,12 @@ class _Histogram:
 
     def snapshot(self) -> HistogramCounts:
         return HistogramCounts(tuple(self._counts.tolist()), self._total)
+
+
+def basis(chosen: Mapping[str, Chosen], observing: Observing) -> str:
+    """Returns a name for all that makes observations comparable: those under another one must not be added."""
+    comparisons = [(name, one.comparison, one.classes) for name, one in sorted(chosen.items())]
+    return hashlib.sha256(repr((comparisons, observing)).encode()).hexdigest()[:16]
 
 
 def _runs(batch: Batch) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import compare, wanted
+from gnomon_server.shadow.digests import Inputs, of_rows
 from gnomon_server.shadow.outcome import NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Trial:
         except TensorError as error:
             log.warning("a mirrored request is not well formed: %s", error)
             return [Uncompared(batch.records, NOT_COMPARABLE)]
+        known = Inputs(of_rows(inputs, batch.fit.rowwise), batch.rows)
         names = wanted(batch, self._chosen)
         start_ns = self._clock()
         try:
@@ -78,26 +81,31 @@ class Trial:
             outputs = None
         end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
-            return [Uncompared(batch.records, SHADOW_ERROR, start_ns, end_ns)]
-        return self._compare(batch, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
+            return [Uncompared(batch.records, SHADOW_ERROR, start_ns, end_ns, known)]
+        return self._compare(batch, known, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
 
     def _compare(
-        self, batch: Batch, primary: dict[str, Array], shadow: dict[str, Array], times: tuple[int, int]
+        self,
+        batch: Batch,
+        known: Inputs,
+        primary: dict[str, Array],
+        shadow: dict[str, Array],
+        times: tuple[int, int],
     ) -> list[Ended]:
         late = self._late(batch, times[1])
-        ended: list[Ended] = [*_timeouts(batch, late, times)]
+        ended: list[Ended] = [*_timeouts(batch, late, times, known)]
         if late.all():
             return ended
         if late.any():
             keep = np.repeat(~late, batch.rows)
             primary, shadow = ({name: a[keep] for name, a in side.items()} for side in (primary, shadow))
-            batch = batch.only(~late)
+            batch, known = batch.only(~late), known.only(~late)
         try:
-            return [*ended, compare(batch, self._chosen, primary, shadow, times)]
+            return [*ended, replace(compare(batch, self._chosen, primary, shadow, times), inputs=known)]
         except Exception:
             # A comparator that cannot take some values must not take the worker with it.
             log.exception("the comparison failed")
-            return [*ended, Uncompared(batch.records, NOT_COMPARABLE, *times)]
+            return [*ended, Uncompared(batch.records, NOT_COMPARABLE, *times, known)]
 
     def _late(self, batch: Batch, now_ns: int) -> Flags:
         late: Flags = batch.ends_ns < now_ns - self._deadline_ns
@@ -110,5 +118,7 @@ def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
     return len(batch.requests) == 1 or all(output.shape[:1] == (total,) for output in outputs)
 
 
-def _timeouts(batch: Batch, late: Flags, times: tuple[int, int]) -> list[Uncompared]:
-    return [Uncompared(batch.only(late).records, TIMEOUT, *times)] if late.any() else []
+def _timeouts(batch: Batch, late: Flags, times: tuple[int, int], known: Inputs | None = None) -> list[Uncompared]:
+    if not late.any():
+        return []
+    return [Uncompared(batch.only(late).records, TIMEOUT, *times, known.only(late) if known is not None else None)]

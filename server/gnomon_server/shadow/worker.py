@@ -96,7 +96,8 @@ class Worker:
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
         shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
-        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, self._record(shadow))
+        recorder = self._record(shadow)
+        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, recorder, plan.observing)
         try:
             await pipeline.listen()
         except OSError as error:

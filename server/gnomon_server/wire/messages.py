@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gnomon_server.config import Policy
+
 
 class _Message(msgspec.Struct, frozen=True, tag=True):
     """Base: a tagged, immutable message."""
@@ -54,6 +56,22 @@ class FrontendPlan(_Message, frozen=True, tag="frontend_plan"):
     models: tuple[ModelPlan, ...]
 
 
+class Observing(msgspec.Struct, frozen=True):
+    """What makes an observation on which a verdict may rest."""
+
+    # Consecutive requests of which one observation is the mean.
+    block: int = 50
+    # Whether only the first occurrence of an input counts.
+    dedupe: bool = True
+    # Seconds of model run per request that are looked at; 0: none.
+    latency: float = 0.0
+
+
+def observing(policy: Policy) -> Observing:
+    """Returns what a policy asks to be observed."""
+    return Observing(policy.block, policy.dedupe, policy.latency)
+
+
 class WorkerPlan(_Message, frozen=True, tag="worker_plan"):
     """The whole wish for a shadow worker: one version, mirrored from one model."""
 
@@ -61,6 +79,7 @@ class WorkerPlan(_Message, frozen=True, tag="worker_plan"):
     # Path of the Unix socket to listen on.
     address: str
     epoch: str
+    observing: Observing = Observing()
 
 
 class Drain(_Message, frozen=True, tag="drain"):
@@ -252,6 +271,45 @@ class OutputTally(msgspec.Struct, frozen=True):
     unfit: int = 0
 
 
+class MetricCounts(msgspec.Struct, frozen=True):
+    """Observations of one metric, binned over the knots of its kind."""
+
+    name: str
+    # With whatever is missing at its worst for the shadow, and at its best.
+    up: tuple[float, ...]
+    lo: tuple[float, ...]
+
+
+class Serial(msgspec.Struct, frozen=True):
+    """Sums over the blocks of a metric, in their order."""
+
+    blocks: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    # Neighbouring blocks, and the sum of their products.
+    pairs: int = 0
+    products: float = 0.0
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """What a verdict may rest on; counts with the same basis add up."""
+
+    # Names comparators, tolerances and what an observation is; empty where nothing was observed.
+    basis: str = ""
+    # Requests of one observation.
+    block: int = 1
+    # Settled requests that are accounted for; the others are in a block that is not finished.
+    requests: int = 0
+    # Of these: nothing in them was new.
+    repeated: int = 0
+    # Rows of which the inputs are known, and those of them that were met before.
+    rows: int = 0
+    repeated_rows: int = 0
+    # Of the disagreement.
+    serial: Serial = Serial()
+    metrics: tuple[MetricCounts, ...] = ()
+
+
 class PairTally(msgspec.Struct, frozen=True):
     """What one worker found between one primary and its shadow."""
 
@@ -271,6 +329,7 @@ class PairTally(msgspec.Struct, frozen=True):
     # Seconds of run per request: the shadow's share of its coalesced batch, and the primary's.
     shadow_runs: HistogramCounts
     primary_runs: HistogramCounts
+    observed: Observed = Observed()
 
 
 class SourceCount(msgspec.Struct, frozen=True):

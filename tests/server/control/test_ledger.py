@@ -5,16 +5,31 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from hypothesis import settings
+import msgspec
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from gnomon_server.config import Policy
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair, merged
+from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.ledger import CLOSED_EPOCHS, Ledger
 from gnomon_server.control.sources import KEPT
+from gnomon_server.control.verdict import verdict
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram, empty
-from gnomon_server.wire.messages import FeedCount, OutputTally, PairTally, SourceCount, WorkerReport
+from gnomon_server.wire.messages import (
+    FeedCount,
+    MetricCounts,
+    Observed,
+    OutputTally,
+    PairTally,
+    Serial,
+    SourceCount,
+    WorkerReport,
+)
 
+replace_struct = msgspec.structs.replace
 KINDS = ("compared", "shadow_error", "timeout", "dropped", "not_comparable")
 PAIR = Pair("churn", 1, 2)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,6 +73,7 @@ def found(pair: Pair, counts: Mapping[str, int], outputs: tuple[OutputTally, ...
         outputs=outputs,
         shadow_runs=runs.snapshot(),
         primary_runs=runs.snapshot(),
+        observed=Observed("basis", requests=sum(counts.values())),
     )
 
 
@@ -254,6 +270,81 @@ def test_a_restored_ledger_counts_what_was_pending_as_dropped_and_goes_on() -> N
     assert (total.since, total.agreement_sum, total.disagreeing) == (START, 3.0, 6)
     assert (total.outputs[0].rows, total.outputs[0].divergence_max, total.outputs[0].divergence_sum) == (12, 0.5, 5.0)
     assert sum(total.shadow_runs.counts) == sum(total.primary_runs.counts) == 6
+
+
+def test_what_a_dead_worker_had_seen_and_not_accounted_for_is_lost_to_the_evidence() -> None:
+    ledger = Ledger(lambda: START)
+    ledger.frontend_reported(feed("a", 20, dropped=3, primary_error=2))
+    report = told({"a": 12}, compared=11)
+    (tally,) = report.pairs
+    # Two of them are in a block that was not finished.
+    unfinished = replace_struct(tally, observed=Observed("basis", requests=9))
+    ledger.worker_reported(replace_struct(report, pairs=(unfinished,)))
+    evidence = ledger.totals(PAIR).evidence
+    assert (evidence.observed.requests, evidence.lost, evidence.open, evidence.primary_errors) == (9, 3, 6, 2)
+    ledger.epoch_ended("e1")
+    assert outcomes(ledger) == Outcomes(compared=11, dropped=7, primary_error=2)
+    evidence = ledger.totals(PAIR).evidence
+    assert (evidence.observed.requests, evidence.lost, evidence.open, evidence.primary_errors) == (9, 9, 0, 2)
+    assert Ledger.restore(ledger.comparisons()).totals(PAIR).evidence == evidence
+
+
+def test_observations_on_another_basis_begin_anew() -> None:
+    now = START
+    ledger = Ledger(lambda: now)
+    for epoch, basis in (("e1", "old"), ("e2", "new")):
+        report = told({epoch: 5}, epoch=epoch, compared=5)
+        tally = replace_struct(report.pairs[0], observed=Observed(basis, requests=5))
+        ledger.frontend_reported(feed(epoch, 6, epoch=epoch))
+        ledger.worker_reported(replace_struct(report, pairs=(tally,)))
+        ledger.epoch_ended(epoch)
+        now += timedelta(seconds=1)
+    total = ledger.totals(PAIR)
+    assert total.outcomes == Outcomes(compared=10, dropped=2)
+    assert total.evidence == Evidence(Observed("new", requests=5), lost=1, since=START + timedelta(seconds=1))
+
+
+def test_the_first_decision_is_kept_and_survives_a_restart() -> None:
+    ledger = Ledger(lambda: START)
+    ledger.frontend_reported(feed("a", 6))
+    found = verdict(ledger.totals(PAIR).evidence, Policy(), START)
+    ledger.decide(PAIR, found)
+    assert ledger.totals(PAIR).decided == found
+    assert Ledger.restore(ledger.comparisons()).totals(PAIR).decided == found
+
+
+COUNTS = st.lists(st.floats(0, 9), min_size=2, max_size=2).map(tuple)
+PARTS = st.builds(
+    Evidence,
+    observed=st.one_of(
+        st.just(Observed()),
+        st.builds(
+            Observed,
+            basis=st.just("basis"),
+            requests=st.integers(0, 9),
+            repeated=st.integers(0, 9),
+            serial=st.builds(Serial, blocks=st.integers(0, 9), pairs=st.integers(0, 9)),
+            metrics=st.lists(
+                st.builds(MetricCounts, st.sampled_from("ab"), COUNTS, COUNTS), max_size=2, unique_by=lambda m: m.name
+            ).map(tuple),
+        ),
+    ),
+    lost=st.integers(0, 9),
+    open=st.integers(0, 9),
+    since=st.one_of(st.none(), st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))),
+)
+
+
+@given(PARTS, PARTS, PARTS)
+def test_the_order_in_which_evidence_is_added_does_not_matter(one: Evidence, two: Evidence, three: Evidence) -> None:
+    forwards, backwards = one.plus(two).plus(three), three.plus(two.plus(one))
+    assert replace(forwards, observed=Observed()) == replace(backwards, observed=Observed())
+    assert replace_struct(forwards.observed, metrics=()) == replace_struct(backwards.observed, metrics=())
+    found, same = ({m.name: m for m in side.observed.metrics} for side in (forwards, backwards))
+    assert found.keys() == same.keys()
+    for name, counts in found.items():
+        assert counts.up == pytest.approx(same[name].up)
+        assert counts.lo == pytest.approx(same[name].lo)
 
 
 def test_pairs_are_kept_apart() -> None:
@@ -506,6 +597,15 @@ class Mirroring(RuleBasedStateMachine):
             assert now.selected == sum(told.selected for (_, of), told in self.told.items() if of == pair)
             assert now.selected <= sum(feed.fed[pair].selected for feed in self.feeds.values())
             self.seen[pair] = now
+
+    @invariant()
+    def the_evidence_accounts_for_every_request(self) -> None:
+        for pair in PAIRS:
+            total = self.ledger.totals(pair)
+            evidence, outcomes = total.evidence, total.outcomes
+            observed = evidence.observed.requests
+            assert (evidence.open, evidence.primary_errors) == (outcomes.pending, outcomes.primary_error)
+            assert outcomes.selected == observed + evidence.lost + evidence.open + evidence.primary_errors
 
     def frontend_report(self, name: str) -> tuple[FeedCount, ...]:
         return tuple(

@@ -15,7 +15,7 @@ from gnomon_server.control.operations import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import PairTally, SourceCount, WorkerReport
+from gnomon_server.wire.messages import MetricCounts, Observed, PairTally, SourceCount, WorkerReport
 
 ME = Request("m", "me@here", "because")
 
@@ -32,7 +32,9 @@ def agree(rig: Rig, count: int) -> None:
     epoch = next(iter(rig.ledger._live))
     runs = Histogram(DURATION_BOUNDS)
     runs.add(0.001, count)
-    tally = PairTally("m", 1, 2, count, 0, 0, 0, 0, float(count), 0, (), runs.snapshot(), runs.snapshot())
+    zeros = (float(count), *[0.0] * 32)
+    found = Observed("basis", requests=count, metrics=(MetricCounts("disagreement", zeros, zeros),))
+    tally = PairTally("m", 1, 2, count, 0, 0, 0, 0, float(count), 0, (), runs.snapshot(), runs.snapshot(), found)
     source = SourceCount("m", 1, 2, "feed", count)
     rig.ledger.worker_reported(WorkerReport(epoch, (tally,), (source,), (), 0, (), 0))
 

@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--rate", type=float, default=400.0, metavar="R", help="requests a second (default: 400)")
     parser.add_argument(
-        "--requests", type=int, default=4000, metavar="N", help="compared requests before the one look (default: 4000)"
+        "--requests", type=int, default=1000, metavar="N", help="least number before a promotion (default: 1000)"
     )
     parser.add_argument(
         "--break", type=int, choices=(2,), dest="broken", metavar="2", help="train version 2 with version 3's mistake"

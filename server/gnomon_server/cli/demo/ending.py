@@ -15,7 +15,7 @@ class Options:
 
     # Requests a second.
     rate: float
-    # Compared requests before the one look.
+    # Least number of requests before a promotion.
     requests: int
     # A version that is trained with version 3's mistake; None: none.
     broken: int | None = None

@@ -16,16 +16,27 @@ import msgspec
 from gnomon_server.cli.demo.traffic import Counts
 from gnomon_server.errors import NotReady
 
+# The requests are flights in shuffled order, each asked about once: independent of each other and without a cycle of
+# the day, so that each is an observation and no duration is needed. Real traffic wants the defaults.
+POLICY: Final = """\
+[policy]
+tolerance = 0.05
+min_requests = {least}
+min_duration = 0
+block = 1
+"""
 READY: Final = re.compile(r"gnomon is ready: gRPC (\S+), HTTP (\S+), control (\S+)")
 
 
 class ServerProcess:
     """`gnomon serve` on free ports of this host, with a state of its own."""
 
-    def __init__(self, repository: Path, state: Path) -> None:
+    def __init__(self, folder: Path, repository: Path, least: int) -> None:
+        (folder / "gnomon.toml").write_text(POLICY.format(least=least))
         anywhere = [part for name in ("--grpc", "--http", "--control") for part in (name, "127.0.0.1:0")]
-        command = [sys.executable, "-m", "gnomon_server.cli", "serve", str(repository), "--state", str(state)]
-        # The demo runs under the default policy, whatever is set for another server.
+        places = ["--state", str(folder / "state"), "--config", str(folder / "gnomon.toml")]
+        command = [sys.executable, "-m", "gnomon_server.cli", "serve", str(repository), *places]
+        # The demo runs under its own policy, whatever is set for another server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GNOMON_")}
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, *anywhere], stdout=subprocess.PIPE, text=True, env=environment

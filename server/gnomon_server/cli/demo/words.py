@@ -64,13 +64,16 @@ def board(reports: Mapping[int, control_pb2.Report], counts: Counts, options: Op
     table.add_column("version")
     for column in ("compared", "agreement", "interval", "label differs", "p > 0.1 apart", "run, p99"):
         table.add_column(column, justify="right")
-    table.add_column("verdict so far")
+    table.add_column("verdict")
     first = reports[2].primary_latency
     table.add_row("1 primary", "", "", "", "", "", f"<= {seconds(first.p99)}", "")
     for version, report in reports.items():
         table.add_row(f"{version} shadow", *_cells(report), styled(report.verdict.decision, STYLES))
-    need = min(report.outcomes.compared for report in reports.values())
-    return Group(table, Text(f"one look at {options.requests:,} compared requests each; so far {need:,}", style="dim"))
+    more = max(report.verdict.more_requests for report in reports.values())
+    likely = f"about {more:,} more requests decide" if more else "no number of requests is foreseen"
+    decided = all(report.verdict.decided for report in reports.values())
+    note = "both are decided" if decided else likely
+    return Group(table, Text(f"{note}; the verdict holds however often it is looked at", style="dim"))
 
 
 def line(reports: Mapping[int, control_pb2.Report], counts: Counts) -> str:
@@ -138,7 +141,7 @@ def _users(ending: Ending) -> str:
 
 def _accounts(ending: Ending) -> list[str]:
     return [
-        f"[bold]Every mirrored request[/] is accounted for, version {version} at the look: {outcomes(report.outcomes)}."
+        f"[bold]Every mirrored request[/] is accounted for, version {version} so far: {outcomes(report.outcomes)}."
         for version, report in ending.reports.items()
     ]
 

@@ -1,0 +1,109 @@
+"""Claims: what a policy asks of a shadow, each with the counts that speak to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from gnomon_server.config import Policy
+from gnomon_server.control.evidence import Evidence
+from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
+from gnomon_server.wire.messages import MetricCounts, Serial
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, of_output
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the mean of a metric is at most `limit`."""
+
+    metric: str
+    limit: float
+    # GEO32 for means in [0, 1]; SYM64 for differences e in [-1, 1], counted as (e + 1)/2.
+    knots: Knots
+    # With whatever is missing at its worst for the shadow, and at its best.
+    up: Floats
+    lo: Floats
+
+    def scaled(self, x: float) -> float:
+        """Returns a mean over the knots as one of the metric."""
+        return 2 * x - 1 if self.knots is SYM64 else x
+
+    @property
+    def at(self) -> float:
+        """The limit as a mean over the knots."""
+        return (1 + self.limit) / 2 if self.knots is SYM64 else self.limit
+
+    @property
+    def estimate(self) -> float:
+        """The mean of what is known; halfway between worst and best where that is not to be told apart. 0 without."""
+        up, lo = self.knots.mean(self.up), self.knots.mean(self.lo)
+        if not self.up.sum():
+            return 0.0
+        if self.knots is SYM64:
+            return self.scaled((up + lo) / 2)
+        known = 1 - (up - lo)
+        return lo / known if known > 0 else lo
+
+
+def claims(evidence: Evidence, policy: Policy) -> tuple[Claim, ...]:
+    """Returns all that a policy asks for."""
+    return tuple(_claims(evidence, policy))
+
+
+def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:
+    counts = {counts.name: counts for counts in evidence.observed.metrics}
+    # Requests outside of all blocks count as parts of a block in which all are alike.
+    lost, errors = (number / evidence.observed.block for number in (evidence.lost, evidence.primary_errors))
+    limits = {DISAGREEMENT: policy.tolerance, **{of_output(name): limit for name, limit in policy.outputs.items()}}
+    for metric, limit in limits.items():
+        yield Claim(metric, limit, GEO32, *_with_lost(GEO32, counts.get(metric), lost))
+    if policy.errors:
+        up, lo = map(signed, _with_lost(GEO32, counts.get(FAILURE), lost))
+        # Where the primary failed the shadow was not asked: it may have failed as well, or not.
+        up[len(SYM64) // 2] += errors
+        lo[0] += errors
+        yield Claim(FAILURE, policy.errors, SYM64, up, lo)
+    if policy.latency:
+        yield Claim(LATENCY, policy.latency_excess, SYM64, *_with_lost(SYM64, counts.get(LATENCY), lost))
+
+
+def _with_lost(knots: Knots, counts: MetricCounts | None, lost: float) -> tuple[Floats, Floats]:
+    up, lo = (np.array(counts.up), np.array(counts.lo)) if counts else (knots.none(), knots.none())
+    up[-1] += lost
+    lo[0] += lost
+    return up, lo
+
+
+def correlation(serial: Serial) -> float:
+    """Returns the correlation of neighbouring observations; 0 where there is none or too little to tell."""
+    if serial.pairs < 2:
+        return 0.0
+    mean = serial.total / serial.blocks
+    variance = serial.squares / serial.blocks - mean * mean
+    # Of n values that never change, rounding leaves this much.
+    if variance <= 1e-12:
+        return 0.0
+    covariance = serial.products / serial.pairs - mean * mean
+    return max(-1.0, min(1.0, covariance / variance))
+
+
+def design_effect(serial: Serial, block: int) -> float:
+    """Returns how many times the variance of observations exceeds that of independent requests; 0: not known."""
+    if serial.blocks < 2:
+        return 0.0
+    mean = serial.total / serial.blocks
+    independent = mean * (1 - mean) / block
+    variance = max(0.0, serial.squares / serial.blocks - mean * mean) * serial.blocks / (serial.blocks - 1)
+    return variance / independent if independent > 0 else 0.0
+
+
+def advice(serial: Serial, block: int) -> str:
+    """Returns what to do about observations that depend on their neighbours; empty if they do not notably."""
+    found = correlation(serial)
+    # A correlation of n independent pairs has a standard error of 1/sqrt(n).
+    if serial.pairs < 10 or found <= 0.1 + 2 / sqrt(serial.pairs):
+        return ""
+    return f"neighbouring blocks depend on each other (correlation {found:.2f}): set block to {4 * block} or more"

@@ -1,0 +1,223 @@
+"""Observations: what mirrored requests say about a shadow, as binned counts on which a verdict may rest.
+
+An observation is the mean of a block of consecutive requests, each of them the mean over its rows that were not met
+before: traffic comes in bursts and repeats itself, and neither makes evidence. What is not known counts twice, at its
+worst for the shadow and at its best.
+
+Requests must be settled in the order in which they were selected, as far as it depends on how they turned out: where
+agreements were settled before disagreements, every shadow would look good for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import compress
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon_server.shadow.comparators import Flags, Floats
+from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.digests import Inputs, Seen
+from gnomon_server.shadow.outcome import Uncompared
+from gnomon_server.statistics.knots import GEO32, SYM64, Knots
+from gnomon_server.wire.messages import MetricCounts, Observed, Observing, Serial
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, of_output
+from gnomon_server.wire.record import Record
+
+Counts = NDArray[np.intp]
+# Values that wait to be counted; between two reports there are fewer, unless the shadow is very fast.
+WAITING: Final = 1 << 14
+
+
+class Observations:
+    """What one shadow and one primary were observed to do, cumulative.
+
+    `outputs` are all that the shadow has, and `basis` names what makes counts comparable.
+    """
+
+    def __init__(self, observing: Observing, outputs: Iterable[str], basis: str) -> None:
+        self._observing = observing
+        self._basis = basis
+        self._seen = Seen() if observing.dedupe else None
+        names = (DISAGREEMENT, FAILURE, *map(of_output, outputs))
+        # All of them from the start: a request without an answer counts in every one.
+        self._metrics = {name: _Metric(GEO32, observing.block) for name in names}
+        if observing.latency:
+            self._metrics[LATENCY] = _Metric(SYM64, observing.block)
+        # Missed and not yet among the metrics' values.
+        self._missed = 0
+        self._requests = 0
+        self._repeated = 0
+        self._rows = 0
+        self._repeated_rows = 0
+
+    def compared(self, found: Compared) -> None:
+        """Takes a batch that was compared."""
+        rows = found.batch.rows
+        fresh = self._fresh(found.inputs, rows)
+        differ: Floats = np.logical_or.reduce(list(found.disagreements.values())).astype(np.float64)
+        shares = _means(differ, rows, fresh)
+        self._add(DISAGREEMENT, shares)
+        for name, values in found.divergences.items():
+            self._add(of_output(name), _means(values, rows, fresh))
+        self._add(FAILURE, np.zeros(len(shares)))
+        if self._observing.latency:
+            slow = (found.end_ns - found.start_ns) / len(rows) > self._observing.latency * 1e9
+            records = [request.record for request in found.batch.requests]
+            self._add(LATENCY, (1 + slow - self._slow(records, _any(rows, fresh))) / 2)
+        self._count(len(rows), len(shares))
+
+    def failed(self, ended: Uncompared) -> None:
+        """Takes requests to which the shadow had no answer, by its own fault."""
+        rows = ended.inputs.rows if ended.inputs is not None else np.ones(len(ended.records), np.intp)
+        first = _any(rows, self._fresh(ended.inputs, rows))
+        ones = np.ones(int(np.count_nonzero(first)))
+        for name in self._metrics.keys() - {LATENCY}:
+            self._add(name, ones)
+        if self._observing.latency:
+            self._add(LATENCY, (2 - self._slow(ended.records, first)) / 2)
+        self._count(len(rows), len(ones))
+
+    def missed(self) -> None:
+        """Takes a request of which nobody will know whether the shadow agrees."""
+        self._missed += 1
+        self._requests += 1
+
+    def end(self) -> None:
+        """Leaves out the block that is not finished, where the end came whatever was observed."""
+        for metric in self._metrics.values():
+            metric.end()
+
+    def snapshot(self) -> Observed:
+        """Returns the counts so far; a block that is not finished counts for nothing yet."""
+        if self._missed:
+            # At their worst they may come in any order.
+            worst, best = np.ones(self._missed), np.zeros(self._missed)
+            for metric in self._metrics.values():
+                metric.add(worst, best)
+            self._missed = 0
+        counts = tuple(metric.snapshot(name) for name, metric in self._metrics.items())
+        disagreement = self._metrics[DISAGREEMENT]
+        return Observed(
+            basis=self._basis,
+            block=self._observing.block,
+            requests=self._requests - disagreement.unfinished,
+            repeated=self._repeated,
+            rows=self._rows,
+            repeated_rows=self._repeated_rows,
+            serial=disagreement.serial(),
+            metrics=counts,
+        )
+
+    def _fresh(self, inputs: Inputs | None, rows: Counts) -> Flags:
+        """Returns which of the batch's rows count."""
+        total = int(rows.sum())
+        if inputs is None or self._seen is None:
+            return np.ones(total, np.bool_)
+        fresh = self._seen.first(inputs.digests)
+        self._rows += total
+        self._repeated_rows += total - int(np.count_nonzero(fresh))
+        return fresh
+
+    def _count(self, requests: int, observed: int) -> None:
+        self._requests += requests
+        self._repeated += requests - observed
+
+    def _add(self, name: str, values: Floats) -> None:
+        self._metrics[name].add(values, values)
+
+    def _slow(self, records: Sequence[Record], kept: Flags) -> Floats:
+        """Returns, for each request that is kept, 1 if the primary's run took longer than the limit, else 0."""
+        limit = self._observing.latency * 1e9
+        slow = [record.run_end_ns - record.run_start_ns > limit for record in compress(records, kept)]
+        return np.array(slow, np.float64)
+
+
+class _Metric:
+    """One metric's values: gathered, cut into blocks, and binned when they are asked for."""
+
+    def __init__(self, knots: Knots, block: int) -> None:
+        self._knots = knots
+        self._block = block
+        self._waiting: list[tuple[Floats, Floats]] = []
+        self._length = 0
+        self._up, self._lo = knots.none(), knots.none()
+        self._blocks, self._pairs = 0, 0
+        self._total, self._squares, self._products = 0.0, 0.0, 0.0
+        self._last: float | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Values that no block has taken in yet."""
+        return self._length
+
+    def add(self, up: Floats, lo: Floats) -> None:
+        """Takes a value a request, at its worst and at its best."""
+        self._waiting.append((up, lo))
+        self._length += len(up)
+        if self._length >= WAITING + self._block:
+            self._cut()
+
+    def end(self) -> None:
+        self._cut()
+        self._waiting, self._length = [], 0
+
+    def snapshot(self, name: str) -> MetricCounts:
+        self._cut()
+        return MetricCounts(name, tuple(self._up.tolist()), tuple(self._lo.tolist()))
+
+    def serial(self) -> Serial:
+        return Serial(self._blocks, self._total, self._squares, self._pairs, self._products)
+
+    def _cut(self) -> None:
+        blocks = self._length // self._block
+        if not blocks:
+            return
+        size = blocks * self._block
+        up, lo = (np.concatenate(side) for side in zip(*self._waiting, strict=True))
+        self._waiting, self._length = [(up[size:], lo[size:])], len(up) - size
+        means = up[:size].reshape(blocks, -1).mean(axis=1)
+        counts = self._knots.counts(means)
+        self._up += counts
+        same = np.array_equal(up[:size], lo[:size])
+        self._lo += counts if same else self._knots.counts(lo[:size].reshape(blocks, -1).mean(axis=1))
+        self._follow(means)
+
+    def _follow(self, means: Floats) -> None:
+        """Takes the sums from which the correlation of neighbouring blocks is found."""
+        chain = means if self._last is None else np.concatenate([[self._last], means])
+        self._blocks += len(means)
+        self._pairs += len(chain) - 1
+        self._total += float(means.sum())
+        self._squares += float(means @ means)
+        self._products += float(chain[1:] @ chain[:-1])
+        self._last = float(means[-1])
+
+
+def _any(rows: Counts, fresh: Flags) -> Flags:
+    """Returns which requests have a row that counts."""
+    if _single(rows):
+        return fresh
+    found: Flags = _sums(fresh, rows) > 0
+    return found
+
+
+def _means(values: Floats, rows: Counts, fresh: Flags) -> Floats:
+    """Returns the mean over the rows that count, of each request that has one."""
+    if _single(rows):
+        return values[fresh]
+    counted = _sums(fresh, rows)
+    kept = counted > 0
+    means: Floats = _sums(values * fresh, rows)[kept] / counted[kept]
+    return means
+
+
+def _single(rows: Counts) -> bool:
+    return not (rows != 1).any()
+
+
+def _sums(values: Floats | Flags, rows: Counts) -> Floats:
+    """Returns the sum over the rows of each request."""
+    return np.bincount(np.repeat(np.arange(len(rows)), rows), values, len(rows)).astype(np.float64)

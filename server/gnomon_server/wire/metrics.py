@@ -1,0 +1,23 @@
+"""Metrics: the names under which a worker's observations travel."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Share of a request's rows on which any output disagrees.
+DISAGREEMENT: Final = "disagreement"
+# Whether the shadow had no answer, by its own fault.
+FAILURE: Final = "failure"
+# Whether the shadow's run took longer than the limit, less whether the primary's did, as (e + 1)/2.
+LATENCY: Final = "latency"
+_OUTPUT: Final = "output "
+
+
+def of_output(name: str) -> str:
+    """Returns the metric of an output's mean divergence."""
+    return _OUTPUT + name
+
+
+def output_of(metric: str) -> str:
+    """Returns the output of a metric, or nothing if it is another one."""
+    return metric.removeprefix(_OUTPUT) if metric.startswith(_OUTPUT) else ""
