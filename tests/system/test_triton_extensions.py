@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import onnx_models as models
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from raw_calls import SERVICE, channel, infer, request, sent
 from servers import ServerProcess
 
@@ -133,6 +134,13 @@ def test_a_method_that_is_declared_and_not_offered_says_so(method: str, wire: gr
     assert refused(wire, method, message) == ("UNIMPLEMENTED", f"method '{method}' is not offered")
 
 
+def checked(wire: grpc.Channel, service: str) -> str:
+    stub: Any = health_pb2_grpc.HealthStub(wire)
+    answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+    name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return name
+
+
 def listed(wire: grpc.Channel, ready: bool = False) -> dict[tuple[str, str], tuple[str, str]]:
     found = asked(wire, "RepositoryIndex", pb.RepositoryIndexRequest(ready=ready)).models
     return {(one.name, one.version): (one.state, one.reason) for one in found}
@@ -164,11 +172,13 @@ def test_an_unloaded_model_answers_nothing_in_any_frontend_until_it_is_loaded(se
         assert not any(answers() for _ in range(8))
         assert {listed(wire)["guest", version] for version in ("1", "2")} == {("UNAVAILABLE", "unloaded")}
         assert not asked(wire, "ModelReady", pb.ModelReadyRequest(name="guest")).ready
+        assert [checked(wire, name) for name in ("", "line", "guest")] == ["SERVING", "SERVING", "NOT_SERVING"]
         assert asked(wire, "ServerReady", pb.ServerReadyRequest()).ready
         assert refused(wire, "ModelStatistics", pb.ModelStatisticsRequest(name="guest"))[0] == "NOT_FOUND"
         asked(wire, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="guest"))
         assert all(answers() for _ in range(8))
         assert listed(wire)["guest", "1"] == ("READY", "")
+        assert checked(wire, "guest") == "SERVING"
     with server.control() as control:
         entries = [(entry.action, entry.actor.partition(":")[0]) for entry in control.audit("guest").entries[:2]]
     assert entries == [("load", "ipv4"), ("unload", "ipv4")]

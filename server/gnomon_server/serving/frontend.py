@@ -133,7 +133,8 @@ class Frontend:
         self._planned = True
         self._holdings.keep(refs)
         self._close_feeds(wished)
-        self._health.set(self.ready)
+        answering = {name: route.primary is not None for name, route in self.table.models.items()}
+        self._health.set(self.ready, answering)
         if not self._port:
             # Not before: whoever comes while another frontend answers must not find this one empty.
             self._port = await self._transport.start()

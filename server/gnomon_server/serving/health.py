@@ -1,9 +1,9 @@
-"""grpc.health.v1: whether the server, or a service of it, can answer."""
+"""grpc.health.v1: whether the server, a service of it, or a model can answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from grpc_health.v1 import health_pb2
@@ -17,23 +17,25 @@ NAME: Final = "grpc.health.v1.Health"
 
 
 class Health:
-    """Answers Check and Watch for the server as a whole ("") and for its services by name."""
+    """Answers Check and Watch for the server as a whole (""), for its services, and for each model by its name."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
-        self._services = {"", *services}
-        self._serving = False
+        self._services = dict.fromkeys(("", *services), False)
+        # A service goes before a model of the same name.
+        self._serving: Mapping[str, bool] = self._services
         self._ended = False
         self._changed = asyncio.Event()
 
-    def set(self, serving: bool) -> None:
-        """Says whether the server can answer; wakes every watcher if that is new."""
-        if serving != self._serving:
-            self._serving = serving
+    def set(self, serving: bool, models: Mapping[str, bool]) -> None:
+        """Says whether the server, and each model, can answer; wakes every watcher if that is new."""
+        everything = {**models, **dict.fromkeys(self._services, serving)}
+        if everything != self._serving:
+            self._serving = everything
             self._wake()
 
     def end(self) -> None:
         """Says NOT_SERVING for good and ends every watch, since a watcher would hold up the drain."""
-        self._serving = False
+        self._serving = dict.fromkeys(self._serving, False)
         self._ended = True
         self._wake()
 
@@ -43,7 +45,7 @@ class Health:
 
     def _check(self, call: Call) -> None:
         service = _service(call.message)
-        if service not in self._services:
+        if service not in self._serving:
             raise NotFound(f"service {quoted(service)} not found")
         call.answer(self._response(service))
 
@@ -51,11 +53,12 @@ class Health:
         async for message in messages:
             service, last = _service(message), b""
             while True:
-                changed, response = self._changed, self._response(service)
+                # Before the answer is taken: what changes meanwhile is told in the next round.
+                changed, response, ended = self._changed, self._response(service), self._ended
                 if response != last:
                     yield response
                     last = response
-                if self._ended:
+                if ended:
                     return
                 await changed.wait()
 
@@ -65,8 +68,8 @@ class Health:
 
     def _response(self, service: str) -> bytes:
         status = "SERVICE_UNKNOWN"
-        if service in self._services:
-            status = "SERVING" if self._serving else "NOT_SERVING"
+        if service in self._serving:
+            status = "SERVING" if self._serving[service] else "NOT_SERVING"
         response: bytes = health_pb2.HealthCheckResponse(status=status).SerializeToString()
         return response
 
