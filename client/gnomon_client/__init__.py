@@ -6,6 +6,7 @@ import it beside tritonclient, kserve or mlserver: each registers the same proto
 
 from gnomon_client.async_client import AsyncClient
 from gnomon_client.client import Client
+from gnomon_client.configuration import DynamicBatching, ModelConfig
 from gnomon_client.control import Control
 from gnomon_client.errors import (
     Aborted,
@@ -28,32 +29,40 @@ from gnomon_client.errors import (
     Unknown,
 )
 from gnomon_client.metadata import ModelMetadata, ServerMetadata, TensorMetadata
+from gnomon_client.repository import RepositoryEntry
 from gnomon_client.result import InferResult
 from gnomon_client.retries import Retries
+from gnomon_client.statistics import BatchStatistics, ModelStatistics, Spent
 from gnomon_client.tls import Tls
 
 __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "BatchStatistics",
     "Cancelled",
     "Client",
     "ClientError",
     "Control",
     "DataLoss",
     "DeadlineExceeded",
+    "DynamicBatching",
     "FailedPrecondition",
     "InferResult",
     "InputError",
     "Internal",
     "InvalidArgument",
+    "ModelConfig",
     "ModelMetadata",
+    "ModelStatistics",
     "NotFound",
     "OutOfRange",
     "PermissionDenied",
+    "RepositoryEntry",
     "ResourceExhausted",
     "Retries",
     "ServerMetadata",
+    "Spent",
     "TensorMetadata",
     "Tls",
     "Unauthenticated",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gnomon_client import calls
+from gnomon_client.configuration import ModelConfig
 from gnomon_client.connection import AsyncConnection, target_of
-from gnomon_client.errors import InvalidArgument
+from gnomon_client.errors import ClientError, InvalidArgument
 from gnomon_client.headers import Metadata
 from gnomon_client.metadata import ModelMetadata, ServerMetadata
+from gnomon_client.repository import RepositoryEntry
 from gnomon_client.request import infer_request
 from gnomon_client.result import InferResult, Parameter
 from gnomon_client.retries import DEFAULT_RETRIES, Attempts, Retries
+from gnomon_client.statistics import ModelStatistics
+from gnomon_client.streaming import Requests
 from gnomon_client.tls import Tls
 
 if TYPE_CHECKING:
@@ -64,6 +69,25 @@ class AsyncClient:
             self._declared.pop(key, None)
             raise
 
+    async def stream_infer(
+        self,
+        model: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        version: str | int = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> AsyncGenerator[InferResult | ClientError, None]:
+        """Yields one answer for each of many `inputs`, as Client.stream_infer does."""
+        key = (model, str(version))
+        declared = self._declared.get(key) or await self._declare(key, self._connection.target.attempts(None), metadata)
+        requests = Requests(inputs, lambda one: infer_request(declared, one, key[1], outputs, "", parameters))
+        async with aclosing(self._connection.stream(requests, timeout, metadata)) as answers:
+            async for answer in answers:
+                yield answer
+
     async def live(self, *, timeout: float | None = None, metadata: Metadata | None = None) -> bool:
         """Returns whether the server process is up."""
         return await self._connection.run(calls.server_live(), self._connection.target.attempts(timeout), metadata)
@@ -90,6 +114,40 @@ class AsyncClient:
     ) -> ModelMetadata:
         """Returns a model's tensors as the server declares them now; infer uses this answer from here on."""
         return await self._declare((model, str(version)), self._connection.target.attempts(timeout), metadata)
+
+    async def model_config(
+        self, model: str, version: str | int = "", *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> ModelConfig:
+        """Returns how the server runs a model."""
+        call = calls.model_config(model, str(version))
+        return await self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    async def statistics(
+        self,
+        model: str = "",
+        version: str | int = "",
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> tuple[ModelStatistics, ...]:
+        """Returns what each version has done: all of the server's, those of one model, or one."""
+        call = calls.model_statistics(model, str(version))
+        return await self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    async def repository_index(
+        self, *, ready: bool = False, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> tuple[RepositoryEntry, ...]:
+        """Returns the versions in the repository, or with `ready` those alone that can answer."""
+        call = calls.repository_index(ready)
+        return await self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    async def load_model(self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None) -> None:
+        """Has the server load a model, and waits until it answers; PermissionDenied unless the server allows it."""
+        await self._connection.run(calls.load_model(model), self._connection.target.attempts(timeout), metadata)
+
+    async def unload_model(self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None) -> None:
+        """Has the server unload a model, so that it answers nothing; PermissionDenied unless the server allows it."""
+        await self._connection.run(calls.unload_model(model), self._connection.target.attempts(timeout), metadata)
 
     async def close(self) -> None:
         """Ends the connection; calls in flight are cancelled."""

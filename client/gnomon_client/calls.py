@@ -8,8 +8,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from gnomon_client.configuration import ModelConfig, read_config
 from gnomon_client.metadata import ModelMetadata, ServerMetadata, read_model, read_server
+from gnomon_client.repository import RepositoryEntry, read_index
 from gnomon_client.result import InferResult, read_result
+from gnomon_client.statistics import ModelStatistics, read_statistics
 from gnomon_protos import inference_pb2 as pb
 
 Result = TypeVar("Result")
@@ -54,6 +57,36 @@ def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
     """A model's tensors."""
     request = pb.ModelMetadataRequest(name=model, version=version)
     return Call(f"{_SERVICE}ModelMetadata", request, pb.ModelMetadataResponse, read_model)
+
+
+def model_config(model: str, version: str) -> Call[ModelConfig]:
+    """How a model is run."""
+    request = pb.ModelConfigRequest(name=model, version=version)
+    return Call(f"{_SERVICE}ModelConfig", request, pb.ModelConfigResponse, read_config)
+
+
+def model_statistics(model: str, version: str) -> Call[tuple[ModelStatistics, ...]]:
+    """What versions have done; without names, all of them."""
+    request = pb.ModelStatisticsRequest(name=model, version=version)
+    return Call(f"{_SERVICE}ModelStatistics", request, pb.ModelStatisticsResponse, read_statistics)
+
+
+def repository_index(ready: bool) -> Call[tuple[RepositoryEntry, ...]]:
+    """The versions in the repository, or those alone that can answer."""
+    request = pb.RepositoryIndexRequest(ready=ready)
+    return Call(f"{_SERVICE}RepositoryIndex", request, pb.RepositoryIndexResponse, read_index)
+
+
+def load_model(model: str) -> Call[None]:
+    """A load; repeatable, since what is loaded already stays so."""
+    request = pb.RepositoryModelLoadRequest(model_name=model)
+    return Call(f"{_SERVICE}RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, lambda _: None)
+
+
+def unload_model(model: str) -> Call[None]:
+    """An unload; repeatable likewise."""
+    request = pb.RepositoryModelUnloadRequest(model_name=model)
+    return Call(f"{_SERVICE}RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse, lambda _: None)
 
 
 def model_infer(request: pb.ModelInferRequest) -> Call[InferResult]:

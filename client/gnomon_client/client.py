@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gnomon_client import calls
+from gnomon_client.configuration import ModelConfig
 from gnomon_client.connection import Connection, target_of
-from gnomon_client.errors import InvalidArgument
+from gnomon_client.errors import ClientError, InvalidArgument
 from gnomon_client.headers import Metadata
 from gnomon_client.metadata import ModelMetadata, ServerMetadata
+from gnomon_client.repository import RepositoryEntry
 from gnomon_client.request import infer_request
 from gnomon_client.result import InferResult, Parameter
 from gnomon_client.retries import DEFAULT_RETRIES, Attempts, Retries
+from gnomon_client.statistics import ModelStatistics
+from gnomon_client.streaming import Requests
 from gnomon_client.tls import Tls
 
 if TYPE_CHECKING:
@@ -77,6 +81,31 @@ class Client:
             self._declared.pop(key, None)
             raise
 
+    def stream_infer(
+        self,
+        model: str,
+        inputs: Iterable[Inputs],
+        *,
+        version: str | int = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Iterator[InferResult | ClientError]:
+        """Yields one answer for each of many `inputs`, in their order: its result, or the error of that request alone.
+
+        All of them travel on one stream and are taken from `inputs` as the server takes them, so that many are under
+        way at a time. Each of the inputs is as in `infer`. Here `timeout` is for the whole stream and None is for ever;
+        a stream is not tried again.
+
+        Raises the ClientError of the stream's own status, and, after the answers to all inputs before it, InputError
+        for inputs that cannot be sent or whatever `inputs` itself raised.
+        """
+        key = (model, str(version))
+        declared = self._declared.get(key) or self._declare(key, self._connection.target.attempts(None), metadata)
+        requests = Requests(inputs, lambda one: infer_request(declared, one, key[1], outputs, "", parameters))
+        return self._connection.stream(requests, timeout, metadata)
+
     def live(self, *, timeout: float | None = None, metadata: Metadata | None = None) -> bool:
         """Returns whether the server process is up."""
         return self._connection.run(calls.server_live(), self._connection.target.attempts(timeout), metadata)
@@ -101,6 +130,40 @@ class Client:
     ) -> ModelMetadata:
         """Returns a model's tensors as the server declares them now; infer uses this answer from here on."""
         return self._declare((model, str(version)), self._connection.target.attempts(timeout), metadata)
+
+    def model_config(
+        self, model: str, version: str | int = "", *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> ModelConfig:
+        """Returns how the server runs a model."""
+        call = calls.model_config(model, str(version))
+        return self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    def statistics(
+        self,
+        model: str = "",
+        version: str | int = "",
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> tuple[ModelStatistics, ...]:
+        """Returns what each version has done: all of the server's, those of one model, or one."""
+        call = calls.model_statistics(model, str(version))
+        return self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    def repository_index(
+        self, *, ready: bool = False, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> tuple[RepositoryEntry, ...]:
+        """Returns the versions in the repository, or with `ready` those alone that can answer."""
+        call = calls.repository_index(ready)
+        return self._connection.run(call, self._connection.target.attempts(timeout), metadata)
+
+    def load_model(self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None) -> None:
+        """Has the server load a model, and waits until it answers; PermissionDenied unless the server allows it."""
+        self._connection.run(calls.load_model(model), self._connection.target.attempts(timeout), metadata)
+
+    def unload_model(self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None) -> None:
+        """Has the server unload a model, so that it answers nothing; PermissionDenied unless the server allows it."""
+        self._connection.run(calls.unload_model(model), self._connection.target.attempts(timeout), metadata)
 
     def close(self) -> None:
         """Ends the connection; calls in flight fail with Cancelled."""

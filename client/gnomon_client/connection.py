@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,8 +14,12 @@ import grpc.aio
 from gnomon_client.calls import Call, Result
 from gnomon_client.errors import ClientError, FailedPrecondition, Unavailable, error_of
 from gnomon_client.headers import Headers, Metadata, checked, injector, with_context
+from gnomon_client.result import InferResult
 from gnomon_client.retries import Attempts, Retries
+from gnomon_client.streaming import PATH as STREAM
+from gnomon_client.streaming import Requests, read_answer
 from gnomon_client.tls import Tls, credentials
+from gnomon_protos import inference_pb2 as pb
 
 # gRPC takes at most 4 MiB by default; protobuf itself ends at 2 GiB.
 _LARGEST: Final = (1 << 31) - 1
@@ -89,6 +93,26 @@ class Connection:
                 raise failure
             time.sleep(pause)
 
+    def stream(
+        self, requests: Requests[Any], timeout: float | None, metadata: Metadata | None
+    ) -> Iterator[InferResult | ClientError]:
+        """Yields the answer to each request; raises the ClientError of the stream's own status.
+
+        To stop iterating cancels the RPC.
+        """
+        if self._closed:
+            raise _closed_error(self.target)
+        begin: Any = self._channel.stream_stream(STREAM, _serialized, pb.ModelStreamInferResponse.FromString)
+        call = begin(iter(requests), timeout=timeout, metadata=self.target.headers_of(metadata))
+        try:
+            for message in call:
+                yield read_answer(message)
+        except grpc.RpcError as error:
+            raise _failure_of(error, self.target) from None
+        finally:
+            call.cancel()
+        requests.check()
+
     def close(self) -> None:
         """Ends the connection; calls in flight fail with Cancelled."""
         self._closed = True
@@ -128,6 +152,26 @@ class AsyncConnection:
                 raise failure
             await asyncio.sleep(pause)
 
+    async def stream(
+        self, requests: Requests[Any], timeout: float | None, metadata: Metadata | None
+    ) -> AsyncGenerator[InferResult | ClientError, None]:
+        """Yields the answer to each request; raises the ClientError of the stream's own status.
+
+        To stop iterating cancels the RPC.
+        """
+        if self._closed:
+            raise _closed_error(self.target)
+        begin: Any = self._opened().stream_stream(STREAM, _serialized, pb.ModelStreamInferResponse.FromString)
+        call = begin(aiter(requests), timeout=timeout, metadata=self.target.headers_of(metadata))
+        try:
+            async for message in call:
+                yield read_answer(message)
+        except grpc.RpcError as error:
+            raise _failure_of(error, self.target) from None
+        finally:
+            call.cancel()
+        requests.check()
+
     async def close(self) -> None:
         """Ends the connection; calls in flight are cancelled."""
         self._closed = True
@@ -135,6 +179,11 @@ class AsyncConnection:
             await self._channel.close()
 
     def _prepared(self, call: Call[Any]) -> Callable[..., Any]:
+        method = self._opened().unary_unary(call.path, _serialized, call.answer.FromString)
+        self._methods[call.path] = method
+        return method
+
+    def _opened(self) -> grpc.aio.Channel:
         # Made here and not in __init__, which may run before there is an event loop.
         if self._channel is None:
             address, secret = self.target.address, self.target.credentials
@@ -143,9 +192,7 @@ class AsyncConnection:
                 if secret is None
                 else grpc.aio.secure_channel(address, secret, _OPTIONS)
             )
-        method = self._channel.unary_unary(call.path, _serialized, call.answer.FromString)
-        self._methods[call.path] = method
-        return method
+        return self._channel
 
 
 def _serialized(message: Any) -> bytes:

@@ -57,12 +57,18 @@ class Recorder:
 
 
 class EchoService(inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers each inference with its own inputs; `answer` may change the response before it is sent."""
+    """Answers each inference with its own inputs; `answer` may change the response before it is sent.
+
+    What it says of configuration and statistics are values that a test sets.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.models: dict[str, list[Tensor]] = {}
         self.answer: Callable[[pb.ModelInferResponse], object] = lambda _: None
+        self.stream_error = "INVALID_ARGUMENT: input 'x': expected shape [-1, 3]"
+        self.config = pb.ModelConfig(name="m")
+        self.statistics = pb.ModelStatistics(name="m", version="2")
 
     def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:
         self.recorder.begin("ServerLive", request, context)
@@ -88,6 +94,36 @@ class EchoService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelMetadataResponse(
             name=request.name, versions=["1"], platform="echo", inputs=tensors, outputs=tensors
         )
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[pb.ModelStreamInferResponse]:
+        """Answers each request like ModelInfer, but for those that have no input of 3 numbers."""
+        self.recorder.begin("ModelStreamInfer", None, context)
+        for request in requests:
+            if request.inputs[0].shape[-1] == 3:
+                yield pb.ModelStreamInferResponse(infer_response=self.ModelInfer(request, context))
+            else:
+                yield pb.ModelStreamInferResponse(error_message=self.stream_error)
+
+    def ModelConfig(self, request: Any, context: Any) -> pb.ModelConfigResponse:
+        self.recorder.begin("ModelConfig", request, context)
+        return pb.ModelConfigResponse(config=self.config)
+
+    def ModelStatistics(self, request: Any, context: Any) -> pb.ModelStatisticsResponse:
+        self.recorder.begin("ModelStatistics", request, context)
+        return pb.ModelStatisticsResponse(model_stats=[self.statistics])
+
+    def RepositoryIndex(self, request: Any, context: Any) -> pb.RepositoryIndexResponse:
+        self.recorder.begin("RepositoryIndex", request, context)
+        entry = pb.RepositoryIndexResponse.ModelIndex(name="m", version="2", state="UNAVAILABLE", reason="unloaded")
+        return pb.RepositoryIndexResponse(models=[] if request.ready else [entry])
+
+    def RepositoryModelLoad(self, request: Any, context: Any) -> pb.RepositoryModelLoadResponse:
+        self.recorder.begin("RepositoryModelLoad", request, context)
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request: Any, context: Any) -> pb.RepositoryModelUnloadResponse:
+        self.recorder.begin("RepositoryModelUnload", request, context)
+        return pb.RepositoryModelUnloadResponse()
 
     def ModelInfer(self, request: Any, context: Any) -> pb.ModelInferResponse:
         self.recorder.begin("ModelInfer", request, context)
