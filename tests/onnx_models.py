@@ -182,3 +182,16 @@ def product(*dimensions: str | None) -> onnx.GraphProto:
         [h.make_tensor_value_info("a", FLOAT, [rows, inner]), h.make_tensor_value_info("b", FLOAT, [again, columns])],
         [h.make_tensor_value_info("y", FLOAT, [rows, columns])],
     )
+
+
+def noisy(spread: float) -> onnx.GraphProto:
+    """y = x + something between 1 and 1 + spread that is another one in every run."""
+    return h.make_graph(
+        [
+            h.make_node("RandomUniformLike", ["x"], ["noise"], low=1.0, high=1.0 + spread),
+            h.make_node("Add", ["x", "noise"], ["y"]),
+        ],
+        "noisy",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+    )

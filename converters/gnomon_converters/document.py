@@ -17,10 +17,11 @@ from typing import Final
 import numpy as np
 from google.protobuf import json_format
 
+from gnomon_converters import floor
 from gnomon_converters.frameworks import Expected, Original
 from gnomon_converters.runtime import Port
 from gnomon_converters.sample import Sample
-from gnomon_converters.verification import TIE, OutputAgreement, Verification
+from gnomon_converters.verification import OutputAgreement, Verification
 from gnomon_protos import manifest_pb2, tensors
 from gnomon_protos.tensors import Array
 
@@ -77,6 +78,7 @@ def manifest(
 ) -> manifest_pb2.Manifest:
     """Returns the manifest; `golden` holds the numbers of the sample's rows that it keeps."""
     expected = {output.name: output for output in conversion.original.outputs}
+    agreement = {output.output: output for output in conversion.verification.outputs}
     return manifest_pb2.Manifest(
         format=FORMAT,
         name=name,
@@ -87,7 +89,9 @@ def manifest(
             inputs=[_spec(port, "feature") for port in conversion.inputs],
             outputs=[_spec(port, expected[port.name].meaning, expected[port.name]) for port in conversion.outputs],
         ),
-        comparisons=[_comparison(output, conversion.original) for output in conversion.original.outputs],
+        comparisons=[
+            floor.comparison(output, conversion.original, agreement) for output in conversion.original.outputs
+        ],
         golden_sample=manifest_pb2.GoldenSample(
             inputs=[tensors.to_message(key, array[golden]) for key, array in conversion.sample.tensors.items()],
             outputs=[
@@ -138,20 +142,8 @@ def _agreement(output: OutputAgreement) -> manifest_pb2.OutputAgreement:
         rows_over_tolerance=output.rows_over_tolerance,
         label_flips=output.label_flips,
         tied_rows=output.tied_rows,
+        batch_difference=output.batch_difference,
     )
-
-
-def _comparison(output: Expected, original: Original) -> manifest_pb2.Comparison:
-    """Returns how the server compares this output of two versions, unless its operator says otherwise."""
-    if output.meaning == "label":
-        likely = next((other.name for other in original.outputs if other.meaning == "probabilities"), "")
-        return manifest_pb2.Comparison(
-            output=output.name, comparator="label", parameters={"tie_eps": TIE}, probabilities=likely
-        )
-    if output.meaning == "probabilities":
-        # Total variation: half the sum of absolute differences.
-        return manifest_pb2.Comparison(output=output.name, comparator="tv", tolerance=0.1)
-    return manifest_pb2.Comparison(output=output.name, comparator="isclose", parameters={"rtol": 1e-3, "atol": 1e-6})
 
 
 def _user() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -34,6 +35,8 @@ class OutputAgreement:
     # Rows whose label changed, and those of them where two classes were equally likely, which are not flips.
     label_flips: int = 0
     tied_rows: int = 0
+    # Largest absolute difference between a row that runs alone and the same row in a batch; 0 for labels.
+    batch_difference: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,17 @@ class Verification:
         return "; ".join(_explain(output, self.rows) for output in self.outputs if output.rows_over_tolerance)
 
 
-def verify(original: Original, received: Mapping[str, Array], tolerance: float | None) -> Verification:
+def verify(
+    original: Original,
+    received: Mapping[str, Array],
+    tolerance: float | None,
+    alone: Mapping[str, Array] = MappingProxyType({}),
+) -> Verification:
     """Compares the original's outputs with those of the converted model, row by row.
 
     `tolerance` is an absolute difference in place of the defaults. It covers labels too: a label may flip where the two
-    classes are less than twice the tolerance apart, which is what the accepted difference can do.
+    classes are less than twice the tolerance apart, which is what the accepted difference can do. `alone` holds what
+    the converted model gives for the first rows if each runs by itself.
     """
     probabilities = next((expected for expected in original.outputs if expected.meaning == "probabilities"), None)
     agreements = [
@@ -71,7 +80,22 @@ def verify(original: Original, received: Mapping[str, Array], tolerance: float |
         else _numbers(expected, received[expected.name], tolerance)
         for expected in original.outputs
     ]
-    return Verification(len(original.outputs[0].values), tuple(agreements))
+    return Verification(
+        len(original.outputs[0].values),
+        tuple(
+            replace(found, batch_difference=_apart(received[found.output], alone[found.output]))
+            if found.output in alone and found.meaning != "label"
+            else found
+            for found in agreements
+        ),
+    )
+
+
+def _apart(together: Array, alone: Array) -> float:
+    """Returns the largest difference between rows of a batch and the same rows alone, as far as they were tried."""
+    if together.shape[1:] != alone.shape[1:]:
+        return 0.0
+    return float(np.max(_difference(together[: len(alone)].astype(np.float64), alone.astype(np.float64)), initial=0))
 
 
 def _label(

@@ -228,6 +228,7 @@ class Report(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     PRIMARY_DIGEST_FIELD_NUMBER: _builtins.int
     SHADOW_DIGEST_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     primary: _builtins.int
     shadow: _builtins.int
@@ -257,6 +258,10 @@ class Report(_message.Message):
     def verdict(self) -> Global___Verdict: ...
     @_builtins.property
     def observations(self) -> Global___Observations: ...
+    @_builtins.property
+    def repetition(self) -> Global___Repetition:
+        """Unset until a request was run again."""
+
     def __init__(
         self,
         *,
@@ -276,10 +281,11 @@ class Report(_message.Message):
         observations: Global___Observations | None = ...,
         primary_digest: _builtins.str = ...,
         shadow_digest: _builtins.str = ...,
+        repetition: Global___Repetition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,6 +431,10 @@ class OutputReport(_message.Message):
     MAX_DIVERGENCE_FIELD_NUMBER: _builtins.int
     FLIPS_FIELD_NUMBER: _builtins.int
     UNFIT_FIELD_NUMBER: _builtins.int
+    OWN_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    REPEATED_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    NET_DIVERGENCE_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     comparator: _builtins.str
     tolerance: _builtins.float
@@ -434,6 +444,12 @@ class OutputReport(_message.Message):
     max_divergence: _builtins.float
     unfit: _builtins.int
     """Rows in which the primary's output is no value that the comparator can take: NaN, or no probabilities."""
+    own_divergence: _builtins.float
+    """Mean divergence, of the rows that were run again: of the primary from itself, and of the shadow from the primary."""
+    repeated_divergence: _builtins.float
+    floor: _builtins.float
+    """What arithmetic alone explains of a row's divergence, as measured at conversion; the mean of what exceeds it."""
+    net_divergence: _builtins.float
     @_builtins.property
     def flips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flip]:
         """Decisions that the shadow would have made otherwise, the most frequent first."""
@@ -450,10 +466,14 @@ class OutputReport(_message.Message):
         max_divergence: _builtins.float = ...,
         flips: _abc.Iterable[Global___Flip] | None = ...,
         unfit: _builtins.int = ...,
+        own_divergence: _builtins.float = ...,
+        repeated_divergence: _builtins.float = ...,
+        floor: _builtins.float = ...,
+        net_divergence: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "disagreements", b"disagreements", "flips", b"flips", "max_divergence", b"max_divergence", "mean_divergence", b"mean_divergence", "output", b"output", "rows", b"rows", "tolerance", b"tolerance", "unfit", b"unfit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "disagreements", b"disagreements", "flips", b"flips", "floor", b"floor", "max_divergence", b"max_divergence", "mean_divergence", b"mean_divergence", "net_divergence", b"net_divergence", "output", b"output", "own_divergence", b"own_divergence", "repeated_divergence", b"repeated_divergence", "rows", b"rows", "tolerance", b"tolerance", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,7 +511,7 @@ Global___Flip: _TypeAlias = Flip  # noqa: Y015
 
 @_typing.final
 class Latency(_message.Message):
-    """Seconds of model run per request, from a histogram: each quantile is the upper bound of its bucket."""
+    """Seconds of model run per request; a quantile is known to 1.1 %, the width of the buckets that durations are counted in."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -499,10 +519,19 @@ class Latency(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     P50_FIELD_NUMBER: _builtins.int
     P99_FIELD_NUMBER: _builtins.int
+    P50_LOW_FIELD_NUMBER: _builtins.int
+    P50_HIGH_FIELD_NUMBER: _builtins.int
+    P99_LOW_FIELD_NUMBER: _builtins.int
+    P99_HIGH_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     mean: _builtins.float
     p50: _builtins.float
     p99: _builtins.float
+    p50_low: _builtins.float
+    """What the quantiles may be, at all times at once with 97.5 % each; 0 and infinite where nothing bounds them."""
+    p50_high: _builtins.float
+    p99_low: _builtins.float
+    p99_high: _builtins.float
     def __init__(
         self,
         *,
@@ -510,14 +539,76 @@ class Latency(_message.Message):
         mean: _builtins.float = ...,
         p50: _builtins.float = ...,
         p99: _builtins.float = ...,
+        p50_low: _builtins.float = ...,
+        p50_high: _builtins.float = ...,
+        p99_low: _builtins.float = ...,
+        p99_high: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "p50", b"p50", "p50_high", b"p50_high", "p50_low", b"p50_low", "p99", b"p99", "p99_high", b"p99_high", "p99_low", b"p99_low"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class Repetition(_message.Message):
+    """A small share of the requests, each run again, alone, in the shadow's worker: on the shadow and on the primary's own
+    version, whose answers are compared with what the primary had answered.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    OWN_DISAGREEING_FIELD_NUMBER: _builtins.int
+    OWN_AGREEMENT_FIELD_NUMBER: _builtins.int
+    SHADOW_AGREEMENT_FIELD_NUMBER: _builtins.int
+    EXCESS_FIELD_NUMBER: _builtins.int
+    OWN_LATENCY_FIELD_NUMBER: _builtins.int
+    SHADOW_LATENCY_FIELD_NUMBER: _builtins.int
+    AS_PRIMARY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    own_disagreeing: _builtins.int
+    """Requests in which the primary disagrees with itself anywhere."""
+    own_agreement: _builtins.float
+    """Mean shares of rows that agree with what the primary had answered."""
+    shadow_agreement: _builtins.float
+    note: _builtins.str
+    """That the primary is not deterministic, as a sentence; empty where it is."""
+    @_builtins.property
+    def excess(self) -> Global___Interval:
+        """Disagreement of the shadow beyond that of the primary with itself."""
+
+    @_builtins.property
+    def own_latency(self) -> Global___Latency: ...
+    @_builtins.property
+    def shadow_latency(self) -> Global___Latency: ...
+    @_builtins.property
+    def as_primary(self) -> Global___Latency:
+        """What the shadow would take as a primary: what the primary takes, by the ratio of the two latencies above."""
+
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        own_disagreeing: _builtins.int = ...,
+        own_agreement: _builtins.float = ...,
+        shadow_agreement: _builtins.float = ...,
+        excess: Global___Interval | None = ...,
+        own_latency: Global___Latency | None = ...,
+        shadow_latency: Global___Latency | None = ...,
+        as_primary: Global___Latency | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_primary", b"as_primary", "excess", b"excess", "own_latency", b"own_latency", "shadow_latency", b"shadow_latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_primary", b"as_primary", "excess", b"excess", "note", b"note", "own_agreement", b"own_agreement", "own_disagreeing", b"own_disagreeing", "own_latency", b"own_latency", "requests", b"requests", "shadow_agreement", b"shadow_agreement", "shadow_latency", b"shadow_latency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repetition: _TypeAlias = Repetition  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):

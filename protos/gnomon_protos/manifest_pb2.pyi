@@ -171,6 +171,7 @@ class Comparison(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     comparator: _builtins.str
     """Name of a comparator: "label", "tv", "isclose", ..."""
@@ -178,6 +179,8 @@ class Comparison(_message.Message):
     """Greatest divergence of a row, in [0, 1], that still counts as agreement."""
     probabilities: _builtins.str
     """For labels: the output that holds the class probabilities by which a tie is recognised."""
+    floor: _builtins.float
+    """Divergence of a row that arithmetic alone explains, as measured at conversion: it agrees, whatever the tolerance."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The comparator's own numbers, such as rtol and atol."""
@@ -195,10 +198,11 @@ class Comparison(_message.Message):
         tolerance: _builtins.float = ...,
         probabilities: _builtins.str = ...,
         decision: Global___Decision | None = ...,
+        floor: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "decision", b"decision", "output", b"output", "parameters", b"parameters", "probabilities", b"probabilities", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparator", b"comparator", "decision", b"decision", "floor", b"floor", "output", b"output", "parameters", b"parameters", "probabilities", b"probabilities", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,6 +362,7 @@ class OutputAgreement(_message.Message):
     ROWS_OVER_TOLERANCE_FIELD_NUMBER: _builtins.int
     LABEL_FLIPS_FIELD_NUMBER: _builtins.int
     TIED_ROWS_FIELD_NUMBER: _builtins.int
+    BATCH_DIFFERENCE_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     max_difference: _builtins.float
     """Largest absolute difference; for labels 1 if any flipped."""
@@ -368,6 +373,8 @@ class OutputAgreement(_message.Message):
     """Rows whose label changed, ties between classes left out."""
     tied_rows: _builtins.int
     """Rows whose label changed where two classes were equally likely."""
+    batch_difference: _builtins.float
+    """Largest absolute difference between a row that runs alone and the same row in a batch; 0 for labels."""
     def __init__(
         self,
         *,
@@ -377,10 +384,11 @@ class OutputAgreement(_message.Message):
         rows_over_tolerance: _builtins.int = ...,
         label_flips: _builtins.int = ...,
         tied_rows: _builtins.int = ...,
+        batch_difference: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_flips", b"label_flips", "max_difference", b"max_difference", "output", b"output", "rows_over_tolerance", b"rows_over_tolerance", "tied_rows", b"tied_rows", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_difference", b"batch_difference", "label_flips", b"label_flips", "max_difference", b"max_difference", "output", b"output", "rows_over_tolerance", b"rows_over_tolerance", "tied_rows", b"tied_rows", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 ShareOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flip = Annotated[str, msgspec.Meta(pattern="->")]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
@@ -98,7 +98,7 @@ class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The comparator's own numbers, such as rtol and atol.
     parameters: dict[str, float] = {}
     # Greatest divergence of a row that still counts as agreement; 1 leaves the output out of it.
-    tolerance: Tolerance = 0.0
+    tolerance: Part = 0.0
     # For labels: the output that holds the class probabilities by which a tie is recognised.
     probabilities: str = ""
     # Below the first threshold the score means the first decision, from there on the second, and so on.
@@ -108,6 +108,13 @@ class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score: str = ""
     # What a changed decision costs, by "PRIMARY -> SHADOW".
     costs: dict[Flip, float] = {}
+
+
+class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What shadow workers look at beside comparing every request."""
+
+    # Share of the mirrored requests that run again, alone, on the shadow and on the primary's own version.
+    repeat: Part = 0.01
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +132,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recording: RecordingSettings = RecordingSettings()
     # How outputs are compared, by name.
     outputs: dict[str, OutputSettings] = {}
+    compare: CompareSettings = CompareSettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

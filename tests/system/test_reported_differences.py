@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_models as models
 import pytest
-from servers import ServerProcess
+from servers import ServerProcess, eventually
 from tallying import at_rest, mirrored
 
 from gnomon_client import Control
@@ -19,6 +19,8 @@ BIAS = 0.5
 CONFIG = """
 [mirror]
 deadline = 60.0
+[models."*".compare]
+repeat = 1.0
 [models.loan.outputs.probabilities]
 comparator = "js_distance"
 tolerance = 0.05
@@ -33,6 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("differences")
     models.write(folder / "models", "loan", 1, models.classifier())
     models.write(folder / "models", "loan", 2, models.classifier(BIAS))
+    models.write(folder / "models", "moody", 1, models.noisy(0.5))
+    models.write(folder / "models", "moody", 2, models.affine(1.0))
     with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
         yield running
 
@@ -91,3 +95,47 @@ def test_divergences_are_those_of_the_answers(control: Control, scores: tuple[Ar
     assert found.disagreements == np.count_nonzero(distances > 0.05)
     assert found.mean_divergence == pytest.approx(distances.mean(), rel=1e-4)
     assert found.max_divergence == pytest.approx(distances.max(), rel=1e-4)
+
+
+def test_a_primary_that_is_not_deterministic_is_named_and_a_deterministic_one_is_not(
+    server: ServerProcess, control: Control, scores: tuple[Array, Array]
+) -> None:
+    mirrored(control, "moody")
+    rows = np.ones((1, 3), np.float32)
+
+    def repeated() -> pb.Repetition | None:
+        for _ in range(20):
+            client.infer("moody", rows)
+        found = control.report("moody").repetition
+        return found if found.requests >= 40 else None
+
+    with server.client() as client:
+        eventually(repeated)
+    found = control.report("moody")
+    assert found.repetition.own_disagreeing == found.repetition.requests
+    assert found.repetition.note.startswith("the primary is not deterministic")
+    # Everything about the shadow is as uncertain as the primary itself.
+    assert found.repetition.excess.low < 0 < found.repetition.excess.high
+    assert found.repetition.shadow_latency.count == found.repetition.requests
+
+    with server.client() as client:
+        eventually(lambda: client.infer("loan", rows) and control.report("loan").repetition.requests)
+    found = control.report("loan")
+    assert (found.repetition.own_disagreeing, found.repetition.note) == (0, "")
+    assert found.repetition.as_primary.p50 > 0
+
+
+def test_requests_are_repeated_on_whatever_version_is_the_primary(server: ServerProcess, control: Control) -> None:
+    control.promote("moody", 2, force=True, reason="to see the other side")
+    control.shadow("moody", 1)
+    mirrored(control, "moody", 1)
+
+    def repeated() -> bool:
+        client.infer("moody", np.ones((1, 3), np.float32))
+        return control.report("moody", 1).repetition.requests > 10
+
+    with server.client() as client:
+        eventually(repeated)
+    found = control.report("moody", 1).repetition
+    assert found.own_disagreeing == 0
+    assert found.excess.estimate == 1 - found.shadow_agreement

@@ -66,6 +66,8 @@ def report(found: control_pb2.Report) -> RenderableType:
     lines += observations(found.observations)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
     lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
+    if found.HasField("repetition"):
+        lines += repetition(found.repetition)
     parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
     notes = [Text.from_markup(escape(note)) for output in found.outputs for note in notes_of(output)]
     return Group(*parts, outputs(found.outputs), *notes) if found.outputs else Group(*parts)
@@ -151,13 +153,28 @@ def latency(found: control_pb2.Latency) -> str:
     """Returns a latency as words."""
     if not found.count:
         return "not measured yet"
-    return f"mean {seconds(found.mean)}, p50 <= {seconds(found.p50)}, p99 <= {seconds(found.p99)}"
+    p50 = f"p50 {seconds(found.p50)}{_range(found.p50_low, found.p50_high)}"
+    return f"mean {seconds(found.mean)}, {p50}, p99 {seconds(found.p99)}{_range(found.p99_low, found.p99_high)}"
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f" (at least {seconds(low)})" if low else ""
+    return f" ({seconds(low)} to {seconds(high)})" if low else f" (at most {seconds(high)})"
+
+
+def repetition(found: control_pb2.Repetition) -> list[str]:
+    """Returns what requests showed that were run again."""
+    alone = f"primary {latency(found.own_latency)}; shadow {latency(found.shadow_latency)}"
+    lines = [
+        f"                      shadow, as a primary, {latency(found.as_primary)}",
+        f"  as {found.requests:,} requests say that ran alone in the shadow's worker: {alone}",
+    ]
+    return [*lines, f"[bold red]note[/]: {escape(found.note)}"] if found.note else lines
 
 
 def seconds(value: float) -> str:
     """Returns a duration with a unit that fits."""
-    if math.isinf(value):
-        return "30 s or more"
     if value < 1e-3:
         return f"{value * 1e6:,.0f} us"
     return f"{value * 1e3:,.3g} ms" if value < 1 else f"{value:,.3g} s"

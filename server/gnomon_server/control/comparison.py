@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from gnomon_server.control import repetitions
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import Verdict
-from gnomon_server.wire import histogram
+from gnomon_server.wire import histogram, sketch
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import FlipTally, HistogramCounts, OutputTally
+from gnomon_server.wire.messages import FlipTally, HistogramCounts, OutputTally, RepeatTally, SketchCounts
 
 _NO_RUNS: Final = histogram.empty(DURATION_BOUNDS)
 
@@ -85,6 +86,10 @@ class Comparison:
     # Seconds of model run per request, over DURATION_BOUNDS.
     shadow_runs: HistogramCounts = _NO_RUNS
     primary_runs: HistogramCounts = _NO_RUNS
+    # The same, finer.
+    shadow_times: SketchCounts = sketch.EMPTY
+    primary_times: SketchCounts = sketch.EMPTY
+    repeats: RepeatTally = repetitions.NONE
     evidence: Evidence = field(default_factory=Evidence)
     # The first decision; later data does not take it back.
     decided: Verdict | None = None
@@ -101,6 +106,9 @@ class Comparison:
             outputs=merged((*self.outputs, *other.outputs)),
             shadow_runs=histogram.merge((self.shadow_runs, other.shadow_runs), DURATION_BOUNDS),
             primary_runs=histogram.merge((self.primary_runs, other.primary_runs), DURATION_BOUNDS),
+            shadow_times=sketch.merge((self.shadow_times, other.shadow_times)),
+            primary_times=sketch.merge((self.primary_times, other.primary_times)),
+            repeats=repetitions.merge(self.repeats, other.repeats),
             evidence=self.evidence.plus(other.evidence),
             decided=min(filter(None, (self.decided, other.decided)), key=lambda one: one.time, default=None),
         )
@@ -131,6 +139,8 @@ def _sum(one: OutputTally, other: OutputTally) -> OutputTally:
         histogram=histogram.merge((one.histogram, other.histogram), DIVERGENCE_BOUNDS),
         flips=_flips((*one.flips, *other.flips)),
         unfit=one.unfit + other.unfit,
+        floor=max(one.floor, other.floor),
+        net_sum=one.net_sum + other.net_sum,
     )
 
 

@@ -198,8 +198,14 @@ class Fleet:
             worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self)
             self._workers[key] = worker
             worker.child.start()
+        for (model, _), worker in self._workers.items():
+            worker.beside(self._primary_ref(model))
         for key in self._workers.keys() - wanted:
             self._begin(self._retire(self._workers.pop(key)))
+
+    def _primary_ref(self, model: str) -> VersionRef | None:
+        route = self._routes.get(model)
+        return self._refs.get((model, route.primary)) if route is not None else None
 
     async def _retire(self, worker: Worker) -> None:
         """Ends a worker once no frontend feeds it any more, so that what was handed over is still compared."""

@@ -169,6 +169,9 @@ class _Epoch:
             outputs=row.tally.outputs,
             shadow_runs=row.tally.shadow_runs,
             primary_runs=row.tally.primary_runs,
+            shadow_times=row.tally.shadow_times,
+            primary_times=row.tally.primary_times,
+            repeats=row.tally.repeats,
             evidence=evidence,
         )
 

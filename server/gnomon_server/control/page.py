@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -105,7 +104,7 @@ def article(report: control_pb2.Report) -> str:
         f"{''.join(map(_finding, report.verdict.findings[1:]))}"
         f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
-        f"shadow, in batches, {_latency(report.shadow_latency)}</p>{table}"
+        f"shadow, in batches, {_latency(report.shadow_latency)}{_as_primary(report)}</p>{table}"
         f"{''.join(map(_flips, report.outputs))}</article>"
     )
 
@@ -163,12 +162,19 @@ def _bar(interval: control_pb2.Interval, kind: str) -> str:
 def _latency(latency: control_pb2.Latency) -> str:
     if not latency.count:
         return "not measured yet"
-    return f"mean {_time(latency.mean)}, p50 ≤ {_time(latency.p50)}, p99 ≤ {_time(latency.p99)}"
+    return f"mean {_time(latency.mean)}, p50 {_time(latency.p50)}, p99 {_time(latency.p99)}"
+
+
+def _as_primary(report: control_pb2.Report) -> str:
+    if not report.HasField("repetition"):
+        return ""
+    found = report.repetition
+    note = f"</p><p class=failed>{escape(found.note)}" if found.note else ""
+    alone = f"<span class=soft>({found.requests:,} requests run alone)</span>"
+    return f"; shadow, as a primary, {_latency(found.as_primary)} {alone}{note}"
 
 
 def _time(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "30 s or more"
     return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 

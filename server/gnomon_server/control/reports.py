@@ -9,13 +9,15 @@ from google.protobuf import json_format
 
 from gnomon_protos import control_pb2
 from gnomon_server.config import Policy
+from gnomon_server.control import repetitions
 from gnomon_server.control.claims import advice, claims, correlation, design_effect
 from gnomon_server.control.comparison import Comparison, Outcomes
 from gnomon_server.control.evidence import Evidence
+from gnomon_server.control.latencies import latency
+from gnomon_server.control.repetitions import ALPHA
 from gnomon_server.control.routes import Route
 from gnomon_server.control.verdict import KEEP_WATCHING, Finding, Verdict, find
-from gnomon_server.wire.histogram import DURATION_BOUNDS, quantile
-from gnomon_server.wire.messages import HistogramCounts, OutputTally, VersionState
+from gnomon_server.wire.messages import OutputTally, RepeatTally, VersionState
 
 
 def report(
@@ -36,26 +38,16 @@ def report(
         sample=route.shadows.get(pair.shadow, 0.0),
         outcomes=_outcomes(comparison.outcomes),
         agreement=_agreement(comparison, policy),
-        outputs=map(_output, comparison.outputs),
-        primary_latency=latency(comparison.primary_runs),
-        shadow_latency=latency(comparison.shadow_runs),
+        outputs=[_output(tally, comparison.repeats) for tally in comparison.outputs],
+        primary_latency=latency(comparison.primary_times, ALPHA),
+        shadow_latency=latency(comparison.shadow_times, ALPHA),
         verdict=_verdict(verdict),
         shadow_state=shadow.state,
         shadow_reason=shadow.reason,
         observations=_observations(evidence, policy),
         primary_digest=primary.digest,
         shadow_digest=shadow.digest,
-    )
-
-
-def latency(runs: HistogramCounts) -> control_pb2.Latency:
-    """Returns the latencies, in seconds, of a histogram over DURATION_BOUNDS; zeros without data."""
-    count = sum(runs.counts)
-    return control_pb2.Latency(
-        count=count,
-        mean=runs.total / count if count else 0.0,
-        p50=quantile(runs, DURATION_BOUNDS, 0.5),
-        p99=quantile(runs, DURATION_BOUNDS, 0.99),
+        repetition=repetitions.report(comparison.repeats, comparison.primary_times),
     )
 
 
@@ -118,7 +110,8 @@ def _observations(evidence: Evidence, policy: Policy) -> control_pb2.Observation
     )
 
 
-def _output(tally: OutputTally) -> control_pb2.OutputReport:
+def _output(tally: OutputTally, repeats: RepeatTally) -> control_pb2.OutputReport:
+    own, repeated = repetitions.divergences(repeats, tally.output)
     return control_pb2.OutputReport(
         output=tally.output,
         comparator=tally.comparator,
@@ -132,6 +125,10 @@ def _output(tally: OutputTally) -> control_pb2.OutputReport:
             for flip in sorted(tally.flips, key=lambda flip: (-flip.rows, flip.before, flip.after))
         ],
         unfit=tally.unfit,
+        floor=tally.floor,
+        net_divergence=tally.net_sum / tally.rows if tally.rows else 0.0,
+        own_divergence=own,
+        repeated_divergence=repeated,
     )
 
 

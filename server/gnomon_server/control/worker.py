@@ -47,6 +47,7 @@ class Worker:
         self._observing = observing(settings.policy_of(ref.model))
         self._folder = folder
         self._owner = owner
+        self._primary: VersionRef | None = None
         self._epoch = ""
         self.state = VersionState(ref.model, ref.version, LOADING)
         self.queue_depth = 0
@@ -66,9 +67,19 @@ class Worker:
         # Runs out when a worker that was ready has said nothing for too long.
         self._watch: asyncio.TimerHandle | None = None
 
+    def beside(self, primary: VersionRef | None) -> None:
+        """Takes which version is the primary now."""
+        if primary != self._primary:
+            self._primary = primary
+            self.child.send(self._plan)
+
+    @property
+    def _plan(self) -> WorkerPlan:
+        return WorkerPlan(self._ref, self._address, self._epoch, self._observing, self._primary)
+
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex
-        child.send(WorkerPlan(self._ref, self._address, self._epoch, self._observing))
+        child.send(self._plan)
 
     def _heard(self, child: Child, message: FromChild) -> None:
         if isinstance(message, WorkerAck):

@@ -43,6 +43,8 @@ class Comparison:
     probabilities: str = ""
     # Counted beside the divergence, whatever the comparator.
     decision: Decision | None = None
+    # Divergence of a row that arithmetic alone explains: it agrees, whatever the tolerance.
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def _comparison(entry: manifest_pb2.Comparison) -> Comparison:
         comparator=entry.comparator,
         parameters=dict(entry.parameters),
         tolerance=entry.tolerance,
+        floor=entry.floor,
         probabilities=entry.probabilities,
         decision=Decision(
             thresholds=tuple(decision.thresholds),

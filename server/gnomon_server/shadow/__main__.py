@@ -64,7 +64,12 @@ async def _serve(descriptor: int, settings: Settings) -> None:
         return servable
 
     channel, bound = await open_child(descriptor), memory.Bound(settings.mirror.worker_bytes)
-    await Worker(channel, settings.mirror, load_and_yield, partial(recorder, settings), bound).run()
+    record = partial(recorder, settings)
+
+    def repeat(model: str) -> float:
+        return settings.model(model).compare.repeat
+
+    await Worker(channel, settings.mirror, load_and_yield, record, bound, repeat).run()
 
 
 def _yield_to_everyone() -> None:

@@ -29,6 +29,11 @@ class Chosen:
     classes: dict[str, int] = field(default_factory=dict)
     decider: Decider | None = None
 
+    @property
+    def limit(self) -> float:
+        """The greatest divergence that still counts as agreement."""
+        return max(self.comparison.tolerance, self.comparison.floor)
+
 
 def choose(signature: Signature, declared: Iterable[Comparison]) -> dict[str, Chosen]:
     """Returns the comparison of every output by name; of several declarations of one output the last one counts.
@@ -94,6 +99,8 @@ def _check(comparison: Comparison, specs: dict[str, TensorSpec]) -> None:
         raise LoadError(f"{where}: expected {', '.join(fitting)} for {datatype}, received {comparison.comparator!r}")
     if not 0 <= comparison.tolerance <= 1:
         raise LoadError(f"{where}: tolerance: expected a number from 0 to 1, received {comparison.tolerance}")
+    if not 0 <= comparison.floor <= 1:
+        raise LoadError(f"{where}: floor: expected a number from 0 to 1, received {comparison.floor}")
     if comparison.comparator == "decision" and comparison.decision is None:
         raise LoadError(f"{where}: expected thresholds and names of decisions, received none")
     if comparison.decision is not None and datatype not in FLOATS:

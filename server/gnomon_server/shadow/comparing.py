@@ -63,7 +63,7 @@ def compare(
         shadow = {name: array[np.newaxis] for name, array in shadow.items()}
     decisions = {name: _decided(chosen[name], primary[name], shadow[name]) for name in primary if chosen[name].decider}
     divergences = {name: _divergence(chosen[name], primary, shadow, decisions.get(name)) for name in primary}
-    disagreements = {name: d > chosen[name].comparison.tolerance for name, d in divergences.items()}
+    disagreements = {name: d > chosen[name].limit for name, d in divergences.items()}
     broken = {name: unfit(chosen[name].comparison.comparator, primary[name], d) for name, d in divergences.items()}
     return Compared(batch, divergences, disagreements, _agreement(batch, disagreements), decisions, broken, *times)
 

@@ -9,11 +9,14 @@ from concurrent.futures import Executor
 
 from gnomon_server.config import MirrorSettings
 from gnomon_server.shadow.backlog import Backlog
+from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import choose
+from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.intake import Arrivals, Intake
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recorder import Recorder
+from gnomon_server.shadow.repetition import Repeated, Repetition
 from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
@@ -37,6 +40,7 @@ class Pipeline:
         executor: Executor,
         recorder: Recorder | None = None,
         observing: Observing = Observing(),  # noqa: B008 - it is frozen
+        repeat: float = 0.0,
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
@@ -44,6 +48,9 @@ class Pipeline:
         self._tally = Tally(shadow.model, shadow.version, chosen, observing)
         self._traces = Traces(shadow.model, shadow.version)
         self._recorder = recorder
+        self._executor = executor
+        self._repetition = Repetition(shadow, chosen, repeat)
+        self._repeating: set[asyncio.Future[Repeated | None]] = set()
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
             Trial(shadow, chosen, self._deadline_ns),
@@ -62,6 +69,10 @@ class Pipeline:
     async def run(self) -> None:
         """Works until `finish` has been called and nothing is left."""
         await self._runner.run()
+
+    def repeat_on(self, primary: Shadow | None) -> None:
+        """Sets the primary's own version, on which a share of its requests is run again; None: no request is."""
+        self._repetition.use(primary)
 
     def take(self, record: Record, size: int) -> None:
         """Takes a record of `size` bytes, or counts it as dropped."""
@@ -93,6 +104,8 @@ class Pipeline:
         await asyncio.wait({running}, timeout=max(0.0, until - time.monotonic()))
         running.cancel()
         await asyncio.wait({running})
+        if self._repeating:
+            await asyncio.wait(self._repeating, timeout=max(0.0, until - time.monotonic()))
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
         self._tally.end()
         if self._recorder is not None:
@@ -121,5 +134,20 @@ class Pipeline:
         for one in ended:
             self._tally.settle(one)
             self._traces.settle(one)
+            if isinstance(one, Compared):
+                self._repeat(one.batch)
         if self._recorder is not None:
             self._recorder.settle(records, ended)
+
+    def _repeat(self, batch: Batch) -> None:
+        """Has a share of a batch run again, before the next batch: both share a thread."""
+        selected = self._repetition.select(batch)
+        if selected is not None:
+            future = asyncio.get_running_loop().run_in_executor(self._executor, self._repetition.of, selected)
+            self._repeating.add(future)
+            future.add_done_callback(self._repeated)
+
+    def _repeated(self, future: asyncio.Future[Repeated | None]) -> None:
+        self._repeating.discard(future)
+        if not future.cancelled() and (repeated := future.result()) is not None:
+            self._tally.repeated(repeated)

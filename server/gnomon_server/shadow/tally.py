@@ -19,9 +19,12 @@ from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.decisions import Decided, Flips
 from gnomon_server.shadow.observations import Observations
 from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
+from gnomon_server.shadow.repeats import Repeats
+from gnomon_server.shadow.repetition import Repeated
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
 from gnomon_server.wire.messages import HistogramCounts, Observing, OutputTally, PairTally
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.sketch import Sketch
 
 
 class Tally:
@@ -45,6 +48,11 @@ class Tally:
                 pair.failed(part)
         else:
             self.count(ended.records, ended.outcome)
+
+    def repeated(self, repeated: Repeated) -> None:
+        """Counts requests that were run again."""
+        primary = repeated.own.batch.requests[0].record.primary
+        self._pair(primary).repeats.add(repeated)
 
     def count(self, records: Iterable[Record], outcome: str) -> None:
         """Counts records of which nobody will know whether the shadow agrees."""
@@ -86,6 +94,8 @@ class _Pair:
         self._outputs: dict[str, _Output] = {}
         self._shadow_runs = _Histogram(DURATION_BOUNDS)
         self._primary_runs = _Histogram(DURATION_BOUNDS)
+        self._shadow_times, self._primary_times = Sketch(), Sketch()
+        self.repeats = Repeats()
 
     def add(self, compared: Compared) -> None:
         agreement = compared.agreement
@@ -100,9 +110,12 @@ class _Pair:
             output.add(divergences, compared.disagreements[name], compared.unfit[name])
             if name in compared.decisions:
                 output.decided(*compared.decisions[name])
-        share = (compared.end_ns - compared.start_ns) / 1e9 / count
-        self._shadow_runs.add(np.array([share]), count)
-        self._primary_runs.add(_runs(compared.batch))
+        share = np.array([(compared.end_ns - compared.start_ns) // count])
+        self._shadow_runs.add(share / 1e9, count)
+        self._shadow_times.add(share, count)
+        runs = _runs(compared.batch)
+        self._primary_runs.add(runs / 1e9)
+        self._primary_times.add(runs)
         self.observations.compared(compared)
 
     def failed(self, ended: Uncompared) -> None:
@@ -129,6 +142,9 @@ class _Pair:
             shadow_runs=self._shadow_runs.snapshot(),
             primary_runs=self._primary_runs.snapshot(),
             observed=self.observations.snapshot(),
+            shadow_times=self._shadow_times.snapshot(),
+            primary_times=self._primary_times.snapshot(),
+            repeats=self.repeats.snapshot(),
         )
 
 
@@ -142,6 +158,7 @@ class _Output:
         self._max = 0.0
         self._divergences = _Histogram(DIVERGENCE_BOUNDS)
         self._unfit = 0
+        self._net = 0.0
         self._flips = Flips(self._comparison.decision) if self._comparison.decision else None
 
     def add(self, divergences: Floats, disagreements: Flags, unfit: int) -> None:
@@ -150,6 +167,7 @@ class _Output:
         self._max = max(self._max, float(divergences.max(initial=0)))
         self._divergences.add(divergences)
         self._unfit += unfit
+        self._net += float(np.maximum(divergences - self._comparison.floor, 0.0).sum())
 
     def decided(self, primary: Decided, shadow: Decided) -> None:
         if self._flips is not None:
@@ -168,6 +186,8 @@ class _Output:
             histogram=counts,
             flips=self._flips.snapshot() if self._flips else (),
             unfit=self._unfit,
+            floor=self._comparison.floor,
+            net_sum=self._net,
         )
 
 
@@ -194,7 +214,6 @@ def basis(chosen: Mapping[str, Chosen], observing: Observing) -> str:
     return hashlib.sha256(repr((comparisons, observing)).encode()).hexdigest()[:16]
 
 
-def _runs(batch: Batch) -> Floats:
-    """Returns the seconds that the primary ran for each request."""
-    nanoseconds = [r.record.run_end_ns - r.record.run_start_ns for r in batch.requests]
-    return np.array(nanoseconds) / 1e9
+def _runs(batch: Batch) -> NDArray[np.int64]:
+    """Returns the nanoseconds that the primary ran for each request."""
+    return np.array([r.record.run_end_ns - r.record.run_start_ns for r in batch.requests], np.int64)

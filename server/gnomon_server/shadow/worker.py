@@ -47,13 +47,21 @@ class Worker:
         load: Callable[[VersionRef], Shadow],
         record: Callable[[Shadow], Recorder | None] = lambda _: None,
         bound: Bound | None = None,
+        repeat: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self._channel = channel
         self._settings = settings
         self._load = load
         self._record = record
         self._bound = bound if bound is not None else Bound(0)
+        # The share of a model's requests that is run again.
+        self._repeat = repeat
         self._executor = ThreadPoolExecutor(1, "shadow")
+        # Loads the primary's own version, for which the shadow does not wait.
+        self._loading = ThreadPoolExecutor(1, "primary")
+        self._primary: asyncio.Task[None] | None = None
+        # The primary's own version, as the newest plan names it.
+        self._wished: VersionRef | None = None
         self._pipeline: Pipeline | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -62,10 +70,13 @@ class Worker:
         plan = await self._channel.receive()
         if not isinstance(plan, WorkerPlan):
             return
+        self._wished = plan.primary
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(self._live(plan, tasks))
-            drain = await self._drain_or_end()
+            drain = await self._drain_or_end(tasks)
             life.cancel()
+            if self._primary is not None:
+                self._primary.cancel()
             await asyncio.wait({life})
             if drain is not None:
                 await self._finish(plan, drain.grace_seconds)
@@ -73,12 +84,16 @@ class Worker:
                 self._pipeline.close()
                 self._running.cancel()
         self._channel.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._loading):
+            executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _drain_or_end(self) -> Drain | None:
+    async def _drain_or_end(self, tasks: asyncio.TaskGroup) -> Drain | None:
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, Drain):
                 return message
+            if isinstance(message, WorkerPlan):
+                self._repeat_on(message.primary, tasks)
+                continue
             log.warning("expected a drain, received %s", type(message).__name__)
         return None
 
@@ -92,17 +107,37 @@ class Worker:
         self._pipeline = pipeline
         self._running = tasks.create_task(pipeline.run())
         self._acknowledge(plan, "ready", digest=shadow.digest)
+        self._repeat_on(self._wished, tasks)
         await self._report(plan, pipeline)
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
         shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
-        recorder = self._record(shadow)
-        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, recorder, plan.observing)
+        record, repeat = self._record(shadow), self._repeat(shadow.model)
+        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, record, plan.observing, repeat)
         try:
             await pipeline.listen()
         except OSError as error:
             raise LoadError(f"cannot listen on {plan.address}: {error.strerror}") from None
         return shadow, pipeline
+
+    def _repeat_on(self, primary: VersionRef | None, tasks: asyncio.TaskGroup) -> None:
+        """Has requests repeated on the primary's own version once it is loaded, and until then on none."""
+        self._wished = primary
+        if self._pipeline is None:
+            return
+        self._pipeline.repeat_on(None)
+        if self._primary is not None:
+            self._primary.cancel()
+        if primary is not None and self._repeat(primary.model):
+            self._primary = tasks.create_task(self._load_primary(self._pipeline, primary))
+
+    async def _load_primary(self, pipeline: Pipeline, primary: VersionRef) -> None:
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(self._loading, self._load, primary)
+        except Exception as error:  # noqa: BLE001 - the shadow goes on without
+            log.warning("no request is repeated on version %d: %s", primary.version, error)
+            return
+        pipeline.repeat_on(loaded)
 
     async def _report(self, plan: WorkerPlan, pipeline: Pipeline) -> None:
         last: WorkerReport | None = None

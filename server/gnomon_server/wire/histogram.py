@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from math import inf
 from typing import Final
 
 from gnomon_server.wire.messages import HistogramCounts
@@ -64,16 +63,3 @@ def merge(parts: Iterable[HistogramCounts], bounds: Sequence[float]) -> Histogra
         counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
         total += part.total
     return HistogramCounts(tuple(counts), total)
-
-
-def quantile(histogram: HistogramCounts, bounds: Sequence[float], q: float) -> float:
-    """Returns the upper bound of the bucket in which the q-quantile lies; 0 without data, infinite above all bounds."""
-    count = sum(histogram.counts)
-    if not count:
-        return 0.0
-    seen = 0
-    for bound, in_bucket in zip((*bounds, inf), histogram.counts, strict=True):
-        seen += in_bucket
-        if seen >= q * count:
-            return bound
-    return inf

@@ -80,6 +80,8 @@ class WorkerPlan(_Message, frozen=True, tag="worker_plan"):
     address: str
     epoch: str
     observing: Observing = Observing()
+    # With which requests of that primary are repeated; None: with none. A later plan may name another one.
+    primary: VersionRef | None = None
 
 
 class Drain(_Message, frozen=True, tag="drain"):
@@ -127,6 +129,20 @@ class HistogramCounts(msgspec.Struct, frozen=True):
     counts: tuple[int, ...]
     # Sum of the observed values.
     total: float
+
+
+class SketchCounts(msgspec.Struct, frozen=True):
+    """Durations in the buckets of wire.sketch."""
+
+    # (bucket, count) of those that hold any, ascending.
+    buckets: tuple[tuple[int, int], ...]
+    # Sum of the durations, in seconds.
+    total: float
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return sum(count for _, count in self.buckets)
 
 
 class CallCount(msgspec.Struct, frozen=True):
@@ -269,6 +285,34 @@ class OutputTally(msgspec.Struct, frozen=True):
     flips: tuple[FlipTally, ...] = ()
     # Rows in which the primary's output is no value that the comparator can take: NaN, or no probabilities.
     unfit: int = 0
+    # What arithmetic alone explains of a row's divergence, and the sum of what exceeds it.
+    floor: float = 0.0
+    net_sum: float = 0.0
+
+
+class RepeatedOutput(msgspec.Struct, frozen=True):
+    """Rows of one output that were run again, and their divergences from what the primary had answered."""
+
+    output: str
+    rows: int
+    own_divergence_sum: float
+    shadow_divergence_sum: float
+
+
+class RepeatTally(msgspec.Struct, frozen=True):
+    """Requests that were run again, alone, on the primary's own version and on the shadow."""
+
+    requests: int = 0
+    # Requests in which the primary's own version disagrees with the primary anywhere.
+    own_disagreeing: int = 0
+    # Sums over the requests of the share of rows that agree with what the primary had answered.
+    own_agreement_sum: float = 0.0
+    shadow_agreement_sum: float = 0.0
+    # Of the shadow's disagreement beyond the own one, a request each, over SYM64; empty without a request.
+    excess: tuple[float, ...] = ()
+    outputs: tuple[RepeatedOutput, ...] = ()
+    own_times: SketchCounts = SketchCounts((), 0.0)
+    shadow_times: SketchCounts = SketchCounts((), 0.0)
 
 
 class MetricCounts(msgspec.Struct, frozen=True):
@@ -330,6 +374,10 @@ class PairTally(msgspec.Struct, frozen=True):
     shadow_runs: HistogramCounts
     primary_runs: HistogramCounts
     observed: Observed = Observed()
+    # The same, finer.
+    shadow_times: SketchCounts = SketchCounts((), 0.0)
+    primary_times: SketchCounts = SketchCounts((), 0.0)
+    repeats: RepeatTally = RepeatTally()
 
 
 class SourceCount(msgspec.Struct, frozen=True):

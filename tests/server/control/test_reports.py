@@ -11,12 +11,12 @@ from gnomon_protos import control_pb2 as pb
 from gnomon_server.config import Policy
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.evidence import Evidence
-from gnomon_server.control.reports import from_json, latency, report, to_json
+from gnomon_server.control.reports import from_json, report, to_json
 from gnomon_server.control.routes import Route
 from gnomon_server.control.verdict import verdict
 from gnomon_server.statistics.knots import GEO32
-from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram, empty
-from gnomon_server.wire.messages import HistogramCounts, MetricCounts, Observed, OutputTally, VersionState
+from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
+from gnomon_server.wire.messages import MetricCounts, Observed, OutputTally, VersionState
 
 ROUTE = Route("churn", 3, primary=1, shadows={2: 0.5})
 STATES = (
@@ -24,13 +24,6 @@ STATES = (
     VersionState("churn", 2, "ready", digest="sha256:two"),
 )
 NOW = datetime(2026, 1, 2, 4, tzinfo=UTC)
-
-
-def runs(*seconds: float) -> HistogramCounts:
-    histogram = Histogram(DURATION_BOUNDS)
-    for value in seconds:
-        histogram.add(value)
-    return histogram.snapshot()
 
 
 def reported(comparison: Comparison, policy: Policy, states: tuple[VersionState, VersionState] = STATES) -> pb.Report:
@@ -46,8 +39,6 @@ COMPARISON = Comparison(
     agreement_sum=99.0,
     disagreeing=2,
     outputs=(OutputTally("p", "probabilities", 0.01, 200, 2, 1.0, 0.25, empty(DIVERGENCE_BOUNDS)),),
-    shadow_runs=runs(0.0008, 0.0008, 0.04),
-    primary_runs=runs(0.0004),
     evidence=Evidence(
         Observed(
             "basis",
@@ -83,12 +74,6 @@ def test_a_report_shows_all_that_is_known() -> None:
     assert (observations.repeated_share, observations.lost, observations.advice) == (0.1, 3, "")
     assert (found.shadow_state, found.shadow_reason) == ("ready", "")
     assert (found.outputs[0].mean_divergence, found.outputs[0].max_divergence) == (0.005, 0.25)
-
-
-def test_latencies_are_the_upper_bounds_of_their_buckets() -> None:
-    found = latency(COMPARISON.shadow_runs)
-    assert (found.count, found.p50, found.p99) == (3, 0.001, 0.05)
-    assert found.mean == (0.0008 + 0.0008 + 0.04) / 3
 
 
 def test_an_empty_comparison_has_a_report_too() -> None:

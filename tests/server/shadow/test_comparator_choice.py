@@ -93,6 +93,7 @@ def test_the_manifest_goes_before_the_signature_output_by_output() -> None:
         (Comparison("label", "rbo", {"p": 1.0}, 0.0), "p: expected a number from 0.01 to 0.999, received 1.0"),
         (Comparison("label", "scaled_abs", {}, 0.0), "expected 'spread', which has no default"),
         (Comparison("label", "label", {}, 1.5), "tolerance: expected a number from 0 to 1, received 1.5"),
+        (Comparison("label", "label", {}, 0.0, floor=-1.0), "floor: expected a number from 0 to 1, received -1.0"),
         (Comparison("score", "decision", {}, 0.0), "expected thresholds and names"),
         (Comparison("label", "label", {}, 0.0, "", Decision((0.5,), ("no", "yes"))), "for a decision, received INT64"),
         (decided((0.5, 0.5), ("a", "b", "c")), "numbers that ascend, received"),

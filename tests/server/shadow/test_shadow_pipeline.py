@@ -86,6 +86,20 @@ async def test_a_divergence_within_its_tolerance_agrees(executor: ThreadPoolExec
     assert (tally.agreement_sum, tally.outputs[0].divergence_sum) == (1, 1)
 
 
+async def test_a_divergence_within_the_floor_agrees_and_the_rest_is_counted_net_of_it(
+    executor: ThreadPoolExecutor,
+) -> None:
+    # The Adder gives 3 where the primary gave 4: they are a seventh of their sum apart.
+    near, far = Comparison("sum", "relative", {}, 0.0, floor=0.15), Comparison("sum", "relative", {}, 0.0, floor=0.1)
+    (tally,) = (await worked(Adder(comparisons=(near,)), [added(wrong=1)], executor)).pairs
+    assert (tally.agreement_sum, tally.outputs[0].net_sum) == (1, 0)
+    (tally,) = (await worked(Adder(comparisons=(far,)), [added(wrong=1), added()], executor)).pairs
+    assert (tally.agreement_sum, tally.outputs[0].disagreements) == (1, 1)
+    assert tally.outputs[0].divergence_sum == pytest.approx(1 / 7)
+    assert tally.outputs[0].floor == 0.1
+    assert tally.outputs[0].net_sum == pytest.approx(1 / 7 - 0.1)
+
+
 async def test_waiting_requests_share_a_run(executor: ThreadPoolExecutor) -> None:
     shadow = Adder()
     await worked(shadow, [added() for _ in range(20)], executor, MirrorSettings(batch_rows=8))
