@@ -6,6 +6,7 @@ FOREIGN := .venv-foreign
 MLSERVER := .venv-mlserver
 KSERVE := .venv-kserve
 ONNX := .venv-onnx
+TRITON := .venv-triton
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint unit conformance foreign bench peers foreign-debian lock protos clean help
@@ -41,6 +42,11 @@ peers: $(MLSERVER)/.done $(KSERVE)/.done  ## MLServer and KServe, which then joi
 foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian's nghttp2-client
 	$(VENV)/bin/pytest tests/foreign/h2load_checks.py
 
+.PHONY: triton
+triton: $(VENV)/.dev $(TRITON)/.done  ## record anew what a real Triton answers, then compare; needs Debian's Python 3.11
+	$(VENV)/bin/python tests/conformance/triton_recording.py
+	$(VENV)/bin/pytest tests/conformance/test_as_triton.py
+
 protos: $(VENV)/.dev  ## regenerate the stubs from protos/*.proto
 	$(VENV)/bin/python protos/generate.py
 
@@ -54,6 +60,7 @@ lock:  ## resolve the lock files anew
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group receiver -o locks/receiver.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --no-deps --group onnx -o locks/onnx.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign -o locks/foreign.lock
+	$(UV) pip compile --no-deps --python-version 3.11 --generate-hashes --no-header --quiet --group triton -o locks/triton.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign-build -o locks/foreign-build.lock
 
 $(VENV)/bin/python:
@@ -105,5 +112,12 @@ $(KSERVE)/.done: | $(VENV)/bin/python
 	$(KSERVE)/bin/python $(PIP) kserve==0.21.0 onnxruntime==1.32.0
 	touch $@
 
+# Debian's own interpreter, as the stub of Triton's Python backend is linked to its library.
+TRITON_PYTHON ?= /usr/bin/python3.11
+$(TRITON)/.done: locks/triton.lock
+	$(TRITON_PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python $(PIP) --no-deps --require-hashes -r locks/triton.lock
+	touch $@
+
 clean:  ## remove the environments and every cache
-	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) $(MLSERVER) $(KSERVE) $(ONNX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(RECEIVER) $(FOREIGN) $(MLSERVER) $(KSERVE) $(ONNX) $(TRITON) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -131,11 +131,13 @@ def _check_parameters(request: pb.ModelInferRequest) -> None:
         field = parameter.WhichOneof("parameter_choice")
         if name.startswith("triton_") and name != TRITON:
             raise InvalidRequest(f"parameter {quoted(name)}: expected one of ['{TRITON}'], received {quoted(name)}")
+        if field is None:
+            raise InvalidRequest(f"parameter {quoted(name)}: expected a value, received none")
         allowed = PARAMETERS.get(name)
         if allowed is None:
             continue
         if field not in allowed:
-            raise InvalidRequest(f"parameter '{name}': expected {' or '.join(allowed)}, received {field or 'nothing'}")
+            raise InvalidRequest(f"parameter '{name}': expected {' or '.join(allowed)}, received {field}")
         if name in SEQUENCES and getattr(parameter, field):
             raise NotOffered(f"parameter '{name}': sequences are not offered")
         if name in ("priority", "timeout") and getattr(parameter, field) < 0:
