@@ -9,7 +9,7 @@ ONNX := .venv-onnx
 TRITON := .venv-triton
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit conformance foreign bench peers foreign-debian lock protos clean help
+.PHONY: demo test lint unit conformance foreign bench peers verdicts foreign-debian lock protos clean help
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench: $(VENV)/.dev  ## speed beside other servers; an hour, or a few minutes wi
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH)
 
 peers: $(MLSERVER)/.done $(KSERVE)/.done  ## MLServer and KServe, which then join the benchmark
+
+verdicts: $(VENV)/.dev  ## wrong verdicts, and requests to a verdict, on simulated traffic
+	$(VENV)/bin/python benchmarks/verdicts.py
 
 foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian's nghttp2-client
 	$(VENV)/bin/pytest tests/foreign/h2load_checks.py

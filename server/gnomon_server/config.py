@@ -43,6 +43,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, Share] = {}
     # Greatest share of requests on which the shadow may fail beyond those on which the primary does; 0: not judged.
     errors: ShareOrZero = 0.0
+    # Greatest share of rows that the shadow may have wrong beyond those that the primary has, where the truth is known:
+    # it is judged in place of the disagreement.
+    loss: Share = 0.005
     # Seconds of model run per request, and the greatest share of requests for which the shadow may take longer beyond
     # those for which the primary does; 0 seconds: not judged.
     latency: NotNegative = 0.0

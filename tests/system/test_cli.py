@@ -96,6 +96,8 @@ def test_a_report_is_words_and_numbers_that_add_up(at: tuple[str, str]) -> None:
     assert done.returncode == 0
     assert "m: version 3 in the shadow of version 1 (1 of requests, since 20" in done.stdout
     assert "verdict: reject, " in done.stdout
+    assert " (decided 20" in done.stdout
+    assert " requests, 0.0% of rows were met before and left out" in done.stdout
     assert "agreement: 0.00%" in done.stdout
     assert " selected = " in done.stdout
     assert "isclose" in done.stdout
@@ -314,7 +316,19 @@ def test_what_only_talks_to_a_server_needs_no_server_libraries(at: tuple[str, st
 
 
 def test_help_of_every_command_shows_an_example() -> None:
-    for command in ("serve", "models", "status", "report", "audit", "shadow", "promote", "rollback", "convert", "demo"):
+    for command in (
+        "serve",
+        "models",
+        "status",
+        "report",
+        "audit",
+        "shadow",
+        "promote",
+        "rollback",
+        "convert",
+        "demo",
+        "gate",
+    ):
         done = gnomon(command, "--help")
         assert done.returncode == 0
         assert f"example:\n  gnomon {command}" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -49,17 +50,24 @@ def reports(
     received: Mapping[int, int],
     since: datetime,
     policy: Policy,
+    primary_errors: Mapping[int, int] = MappingProxyType({}),
 ) -> list[control_pb2.Report]:
-    """Returns the report on each primary, oldest version first; `received` are its requests, `states` by version."""
+    """Returns the report on each primary, oldest version first.
+
+    By version: `states`, the requests that the shadow `received`, and those that the primary failed on.
+    """
     from gnomon_server.control.comparison import Pair
     from gnomon_server.control.ledger import Ledger, utc_now
     from gnomon_server.control.reports import report
     from gnomon_server.control.routes import Route
     from gnomon_server.control.verdict import verdict
-    from gnomon_server.wire.messages import SourceCount, WorkerReport
+    from gnomon_server.wire.messages import FeedCount, SourceCount, WorkerReport
 
     ledger = Ledger(lambda: since)
     counts = tuple(SourceCount(model, primary, shadow, SOURCE, number) for primary, number in received.items())
+    for primary, errors in primary_errors.items():
+        selected = received.get(primary, 0) + errors
+        ledger.frontend_reported((FeedCount(model, primary, shadow, SOURCE, SOURCE, selected, 0, errors),))
     ledger.worker_reported(WorkerReport(SOURCE, tuple(tallies), counts, (), 0, (), 0))
     found = []
     for tally in tallies:

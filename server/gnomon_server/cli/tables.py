@@ -62,7 +62,7 @@ def report(found: control_pb2.Report) -> RenderableType:
     ]
     if verdict.more_requests:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
-    lines += [agreement(found.agreement), *findings(verdict.findings[1:]), outcomes(found.outcomes)]
+    lines += [agreement(found.agreement), *findings(verdict.findings), outcomes(found.outcomes)]
     lines += observations(found.observations)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
     lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
@@ -114,11 +114,12 @@ def _when(verdict: control_pb2.Verdict) -> str:
 
 
 def findings(found: Iterable[control_pb2.Finding]) -> list[str]:
-    """Returns what is known about the further limits of a policy, a line each."""
+    """Returns what is known about the limits of a policy, a line each but for the agreement, which has its own."""
     return [
         f"{escape(one.metric)}: {one.estimate:.2%}, between {one.low:.2%} and {one.high:.2%}, "
         f"allowed {one.limit:.2%}: {one.state}"
         for one in found
+        if one.metric != "disagreement"
     ]
 
 

@@ -12,7 +12,7 @@ from gnomon_server.config import Policy
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
 from gnomon_server.wire.messages import MetricCounts, Serial
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, of_output
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,25 @@ def claims(evidence: Evidence, policy: Policy) -> tuple[Claim, ...]:
     return tuple(_claims(evidence, policy))
 
 
+def disagreement(evidence: Evidence, policy: Policy) -> Claim:
+    """Returns the claim that the versions agree, which a policy asks for where the truth is not known."""
+    counts = next((counts for counts in evidence.observed.metrics if counts.name == DISAGREEMENT), None)
+    return Claim(
+        DISAGREEMENT, policy.tolerance, GEO32, *_with_lost(GEO32, counts, evidence.lost / evidence.observed.block)
+    )
+
+
 def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:
     counts = {counts.name: counts for counts in evidence.observed.metrics}
     # Requests outside of all blocks count as parts of a block in which all are alike.
     lost, errors = (number / evidence.observed.block for number in (evidence.lost, evidence.primary_errors))
-    limits = {DISAGREEMENT: policy.tolerance, **{of_output(name): limit for name, limit in policy.outputs.items()}}
-    for metric, limit in limits.items():
-        yield Claim(metric, limit, GEO32, *_with_lost(GEO32, counts.get(metric), lost))
+    if LOSS in counts:
+        # Who is right more often disagrees.
+        yield Claim(LOSS, policy.loss, SYM64, *_with_lost(SYM64, counts[LOSS], lost))
+    else:
+        yield disagreement(evidence, policy)
+        for name, limit in policy.outputs.items():
+            yield Claim(of_output(name), limit, GEO32, *_with_lost(GEO32, counts.get(of_output(name)), lost))
     if policy.errors:
         up, lo = map(signed, _with_lost(GEO32, counts.get(FAILURE), lost))
         # Where the primary failed the shadow was not asked: it may have failed as well, or not.

@@ -110,12 +110,20 @@ class Comparison:
             primary_times=sketch.merge((self.primary_times, other.primary_times)),
             repeats=repetitions.merge(self.repeats, other.repeats),
             evidence=self.evidence.plus(other.evidence),
-            decided=min(filter(None, (self.decided, other.decided)), key=lambda one: one.time, default=None),
+            decided=_decided(self.decided, other.decided),
         )
 
     def closed(self) -> Comparison:
         """Returns the comparison after the worker is gone: nothing is pending, what was is dropped."""
         return replace(self, outcomes=self.outcomes.closed(), evidence=self.evidence.closed())
+
+
+def _decided(one: Verdict | None, other: Verdict | None) -> Verdict | None:
+    """Returns the decision that stands: the earlier one of the same policy and basis, else the newer."""
+    if one is None or other is None:
+        return one or other
+    earlier, later = sorted((one, other), key=lambda verdict: verdict.time)
+    return earlier if (earlier.policy, earlier.basis) == (later.policy, later.basis) else later
 
 
 def merged(tallies: Iterable[OutputTally]) -> tuple[OutputTally, ...]:

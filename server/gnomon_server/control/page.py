@@ -101,7 +101,7 @@ def article(report: control_pb2.Report) -> str:
         f"{_bar(report.agreement, kind)}"
         f"<p>Agreement {report.agreement.estimate:.2%}, interval {report.agreement.low:.2%} to "
         f"{report.agreement.high:.2%} <span class=soft>({escape(report.agreement.method)})</span></p>"
-        f"{''.join(map(_finding, report.verdict.findings[1:]))}"
+        f"{''.join(_finding(f) for f in report.verdict.findings if f.metric != 'disagreement')}"
         f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
         f"shadow, in batches, {_latency(report.shadow_latency)}{_as_primary(report)}</p>{table}"

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from gnomon_protos import control_pb2
 from gnomon_server.config import Policy
 from gnomon_server.control import repetitions
-from gnomon_server.control.claims import advice, claims, correlation, design_effect
+from gnomon_server.control.claims import advice, claims, correlation, design_effect, disagreement
 from gnomon_server.control.comparison import Comparison, Outcomes
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.latencies import latency
@@ -77,8 +77,9 @@ def _outcomes(outcomes: Outcomes) -> control_pb2.Outcomes:
 
 
 def _agreement(comparison: Comparison, policy: Policy) -> control_pb2.Interval:
-    (claim, *others) = claims(comparison.evidence, policy)
-    found = find(claim, policy.alpha_promote, policy.alpha_reject / (1 + len(others)))
+    evidence = comparison.evidence
+    alpha_reject = policy.alpha_reject / len(claims(evidence, policy))
+    found = find(disagreement(evidence, policy), policy.alpha_promote, alpha_reject)
     sides = " and ".join(f"{100 * (1 - alpha):g} %" for alpha in sorted({policy.alpha_promote, policy.alpha_reject}))
     observations = f"{sum(found.worst):,.0f} blocks of {policy.block} requests" if policy.block > 1 else "requests"
     return control_pb2.Interval(
@@ -99,7 +100,7 @@ def _observations(evidence: Evidence, policy: Policy) -> control_pb2.Observation
     observed, serial = evidence.observed, evidence.observed.serial
     return control_pb2.Observations(
         block=policy.block,
-        count=float(claims(evidence, policy)[0].up.sum()),
+        count=float(disagreement(evidence, policy).up.sum()),
         requests=observed.requests,
         repeated=observed.repeated,
         repeated_share=observed.repeated_rows / observed.rows if observed.rows else 0.0,

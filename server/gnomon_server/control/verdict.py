@@ -17,7 +17,7 @@ from gnomon_server.statistics import bounds
 from gnomon_server.statistics.evidence import log_lo, log_up
 from gnomon_server.statistics.knots import SYM64
 from gnomon_server.wire.messages import Observed
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, output_of
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, output_of
 
 Decision = Literal["promote", "reject", "keep watching"]
 PROMOTE: Final = "promote"
@@ -56,7 +56,7 @@ class Verdict:
     decision: Decision
     # One sentence without a full stop.
     reason: str
-    # One for each claim of the policy; that on the disagreement is the first.
+    # One for each claim of the policy; that on the disagreement, or else on the loss, is the first.
     findings: tuple[Finding, ...]
     # Requests that a decision is likely to need; 0 where it is reached or none can be foreseen.
     more_requests: int
@@ -205,6 +205,7 @@ def _said(finding: Finding, amount: str) -> str:
     sentences = {
         DISAGREEMENT: "{} of rows disagree",
         FAILURE: "the shadow fails on {} more of the requests than the primary",
+        LOSS: "the shadow is wrong on {} more of the rows than the primary",
         LATENCY: "the shadow is too slow on {} more of the requests than the primary",
     }
     name = output_of(finding.metric)

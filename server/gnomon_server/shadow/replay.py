@@ -54,8 +54,7 @@ class Replay:
     def take(self, head: Head, run: Run) -> None:
         """Tries the shadow on a run of a segment with this head."""
         self.runs += 1
-        self.received.update(record.primary for record in run.records)
-        self.first_ns = min([self.first_ns, *(record.end_ns for record in run.records)])
+        self._met(run.records)
         if not self.is_of(head):
             self._settle(self._anew(run.records))
             return
@@ -65,9 +64,18 @@ class Replay:
         if (recording.outcomes(run.records, ended), recording.found(ended)) != (run.outcomes, run.found):
             self.differing += 1
 
+    def answered(self, records: Sequence[Record]) -> None:
+        """Tries the shadow on requests that were never recorded."""
+        self._met(records)
+        self._settle(self._anew(records))
+
     def snapshot(self) -> tuple[PairTally, ...]:
         """Returns the counts so far, by primary version."""
         return self._tally.snapshot()
+
+    def _met(self, records: Sequence[Record]) -> None:
+        self.received.update(record.primary for record in records)
+        self.first_ns = min([self.first_ns, *(record.end_ns for record in records)])
 
     def _settle(self, ended: Sequence[Ended]) -> None:
         for one in ended:

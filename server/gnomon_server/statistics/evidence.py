@@ -25,27 +25,30 @@ _V: Final = np.log(_R / (1 + _R) ** 2 / (_R / (1 + _R) ** 2).sum())
 
 def log_up(knots: Knots, counts: Floats, m: float) -> float:
     """Returns log E against a mean of at least m, with m in (0, 1); nondecreasing in m."""
-    return _log_sum(_U + _up(knots, m) @ counts)
+    stakes, factors = factors_up(knots, m)
+    return _log_sum(stakes + factors @ counts)
 
 
 def log_lo(knots: Knots, counts: Floats, m: float) -> float:
     """Returns log E against a mean of at most m, with m in (0, 1); nonincreasing in m."""
-    return _log_sum(_V + _lo(knots, m) @ counts)
+    stakes, factors = factors_lo(knots, m)
+    return _log_sum(stakes + factors @ counts)
 
 
 @lru_cache(256)
-def _up(knots: Knots, m: float) -> Floats:
-    """Returns float64[16, K + 1]: the logarithm of each bet's factor at each knot."""
-    logs: Floats = np.log1p(np.outer(_C, (m - knots.array) / (1 - m)))
-    return logs
+def factors_up(knots: Knots, m: float) -> tuple[Floats, Floats]:
+    """Returns logarithms: the stake of each bet against a mean of at least m, and its factor at each knot.
+
+    float64[16] and float64[16, K + 1]; not to be altered.
+    """
+    return _U, np.log1p(np.outer(_C, (m - knots.array) / (1 - m)))
 
 
 @lru_cache(256)
-def _lo(knots: Knots, m: float) -> Floats:
-    """Returns float64[18, K + 1], as _up."""
-    stakes = np.minimum(_R / (1 - m), 1 / (2 * m))
-    logs: Floats = np.log1p(np.outer(stakes, knots.array - m))
-    return logs
+def factors_lo(knots: Knots, m: float) -> tuple[Floats, Floats]:
+    """Returns the same against a mean of at most m: float64[18] and float64[18, K + 1]."""
+    rates = np.minimum(_R / (1 - m), 1 / (2 * m))
+    return _V, np.log1p(np.outer(rates, knots.array - m))
 
 
 def _log_sum(logs: Floats) -> float:

@@ -10,6 +10,8 @@ DISAGREEMENT: Final = "disagreement"
 FAILURE: Final = "failure"
 # Whether the shadow's run took longer than the limit, less whether the primary's did, as (e + 1)/2.
 LATENCY: Final = "latency"
+# Whether the shadow is wrong, less whether the primary is, where the truth is known, as (e + 1)/2.
+LOSS: Final = "loss"
 _OUTPUT: Final = "output "
 
 

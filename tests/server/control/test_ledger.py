@@ -313,6 +313,16 @@ def test_the_first_decision_is_kept_and_survives_a_restart() -> None:
     assert Ledger.restore(ledger.comparisons()).totals(PAIR).decided == found
 
 
+def test_of_two_replicas_decisions_the_earlier_stands_unless_it_is_by_another_policy() -> None:
+    def decided(policy: Policy, hours: int) -> Comparison:
+        return Comparison(PAIR, decided=verdict(Evidence(), policy, START + timedelta(hours=hours)))
+
+    early, late, other = decided(Policy(), 1), decided(Policy(), 2), decided(Policy(tolerance=0.02), 3)
+    assert early.plus(late).decided == late.plus(early).decided == early.decided
+    assert early.plus(other).decided == other.plus(early).decided == other.decided
+    assert early.plus(Comparison(PAIR)).decided == Comparison(PAIR).plus(early).decided == early.decided
+
+
 COUNTS = st.lists(st.floats(0, 9), min_size=2, max_size=2).map(tuple)
 PARTS = st.builds(
     Evidence,

@@ -15,7 +15,7 @@ from gnomon_server.control.operations import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import MetricCounts, Observed, PairTally, SourceCount, WorkerReport
+from gnomon_server.wire.messages import FeedCount, MetricCounts, Observed, PairTally, SourceCount, WorkerReport
 
 ME = Request("m", "me@here", "because")
 
@@ -88,6 +88,24 @@ async def test_a_promotion_without_a_favourable_verdict_is_refused_with_it(rig: 
     with pytest.raises(Refused, match="model 'm' version '2': the verdict is 'keep watching', "):
         await rig.operations.promote(ME, 2, force=False)
     assert rig.operations.routes["m"].primary == 1
+
+
+async def test_a_decision_is_kept_from_the_first_look_and_stands(rig: Rig) -> None:
+    await selected(rig)
+    agree(rig, 100)
+    assert rig.ledger.comparisons()[0].decided is None
+    rig.operations.judge()
+    (kept,) = rig.ledger.comparisons()
+    assert kept.decided is not None
+    assert kept.decided.decision == "promote"
+    first = rig.operations.report("m", 2).verdict
+    assert first.decided
+    rig.ledger.epoch_ended(next(iter(rig.ledger._live)))
+    # A hundred thousand that were lost since would not be enough evidence any more.
+    rig.ledger.frontend_reported([FeedCount("m", 1, 2, "another life", "feed", 100_000, 100_000, 0)])
+    report = rig.operations.report("m", 2)
+    assert report.verdict == first
+    assert report.agreement.low < 0.1
 
 
 async def test_a_promotion_on_evidence_keeps_it(rig: Rig) -> None:

@@ -41,7 +41,12 @@ def view(name: str = "churn", decision: str = "promote") -> View:
         agreement=pb.Interval(estimate=0.991, low=0.985, high=0.995, method=f"method {name}"),
         outputs=[pb.OutputReport(output=name, comparator="tv", rows=1990, disagreements=18, mean_divergence=0.0123)],
         primary_latency=latency,
-        verdict=pb.Verdict(decision=decision, reason=f"because {name}"),
+        verdict=pb.Verdict(
+            decision=decision,
+            reason=f"because {name}",
+            findings=[pb.Finding(metric=name, state="open", limit=0.01, estimate=0.002, low=0.0, high=0.03)],
+        ),
+        observations=pb.Observations(block=50, count=39, repeated_share=0.25, advice=f"longer {name}"),
     )
     entry = pb.AuditEntry(
         time="2026-01-01T00:00:00Z", actor=name, action="promote", model=name, version=2, reason=name, forced=True
@@ -64,6 +69,8 @@ def test_a_page_shows_versions_counts_evidence_and_changes() -> None:
         "promote: because churn",
         "2,000 requests selected: 1,990 compared, 10 dropped",
         "Agreement 99.10%, interval 98.50% to 99.50% (method churn)",
+        "churn 0.20%, interval 0.00% to 3.00%, allowed 1.00%: open",
+        "The verdict rests on 39 blocks of 50 requests; 25.0% of rows were met before and left out. longer churn",
         "mean 500 µs, p50 1 ms, p99 4 ms",
         "shadow, in batches, not measured yet",
         "0.0123",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import betainc, betaln
 
 from gnomon_server.statistics.bounds import lower, more, upper
-from gnomon_server.statistics.evidence import _C, _R, _U, _V, log_lo, log_up
+from gnomon_server.statistics.evidence import _C, _R, _U, _V, factors_lo, factors_up, log_lo, log_up
 from gnomon_server.statistics.knots import BERN, GEO32, SYM64, TERN, Floats, Knots, signed
 
 ALPHA = 0.05
@@ -214,13 +214,10 @@ def wrong(seed: int, runs: int, requests: int, mean: float, m: float, promote: b
     """The share of streams of labels that are ever decided, looking after every request."""
     ones = np.random.default_rng(seed).random((runs, requests)) < mean
     counted, seen = ones.cumsum(axis=1), np.arange(1, requests + 1)
-    weights = _U if promote else _V
-    stakes = _C / (1 - m) if promote else np.minimum(_R / (1 - m), 1 / (2 * m))
-    sign = -1 if promote else 1
+    stakes, factors = (factors_up if promote else factors_lo)(BERN, m)
     evidence = np.zeros((runs, requests))
-    for weight, stake in zip(weights, stakes, strict=True):
-        at_0, at_1 = np.log1p(-sign * stake * m), np.log1p(sign * stake * (1 - m))
-        evidence += np.exp(weight + (seen - counted) * at_0 + counted * at_1)
+    for stake, (at_0, at_1) in zip(stakes, factors, strict=True):
+        evidence += np.exp(stake + (seen - counted) * at_0 + counted * at_1)
     return float((evidence >= 1 / ALPHA).any(axis=1).mean())
 
 

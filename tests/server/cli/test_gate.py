@@ -1,0 +1,205 @@
+"""`gnomon gate`: the verdict on a version from a data set, and how it is told to continuous integration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx_models as models
+import pandas as pd
+import pytest
+
+from gnomon_protos.tensors import Array
+from gnomon_server import cli
+
+POLICY = """
+[policy]
+tolerance = 0.05
+min_requests = 100
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    # Version 2 calls 1 what lies a little below the limit of version 1; version 3 nearly everything.
+    for version, bias in ((1, 0.0), (2, 0.01), (3, 9.0)):
+        models.write(folder, "m", version, models.classifier(bias))
+    (tmp_path / "gnomon.toml").write_text(POLICY)
+    return folder
+
+
+def rows(count: int = 600) -> Array:
+    return np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+
+
+def gate(repository: Path, version: int, data: Path, *more: str, model: str = "m") -> int:
+    config = repository.parent / "gnomon.toml"
+    places = ("--repository", str(repository), "--config", str(config))
+    return cli.main(["gate", model, str(version), "--data", str(data), *places, *more])
+
+
+def saved(folder: Path, array: Array) -> Path:
+    file = folder / "rows.npy"
+    np.save(file, array)
+    return file
+
+
+def reported(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_version_that_agrees_passes_and_the_report_is_that_of_the_server(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(repository, 2, saved(tmp_path, rows())) == 0
+    out = capsys.readouterr().out
+    assert "m: version 2 in the shadow of version 1" in out
+    assert "verdict: promote, 600 requests are observed and at most" in out
+    assert "requests: 600 selected = 600 compared" in out
+    assert gate(repository, 2, saved(tmp_path, rows()), "--json") == 0
+    report = reported(capsys)
+    assert (report["primary"], report["shadow"], report["outcomes"]["compared"]) == ("1", "2", "600")
+    assert report["primary_digest"].startswith("sha256:")
+    assert report["primary_digest"] != report["shadow_digest"]
+
+
+def test_a_version_that_differs_fails_with_the_bound(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(repository, 3, saved(tmp_path, rows())) == 1
+    assert "verdict: reject, 600 requests are observed and at least" in capsys.readouterr().out
+
+
+def test_too_few_rows_and_the_same_row_again_and_again_are_no_evidence(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(repository, 2, saved(tmp_path, rows(20))) == 1
+    assert "verdict: keep watching" in capsys.readouterr().out
+    assert gate(repository, 2, saved(tmp_path, np.repeat(rows(20), 30, axis=0)), "--json") == 1
+    report = reported(capsys)
+    assert report["verdict"]["decision"] == "keep watching"
+    assert report["observations"]["repeated_share"] == pytest.approx(580 / 600)
+
+
+def test_the_primary_is_the_version_before_or_the_one_that_is_named(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = saved(tmp_path, rows())
+    gate(repository, 3, data, "--json")
+    assert reported(capsys)["primary"] == "2"
+    gate(repository, 3, data, "--json", "--primary", "1")
+    assert reported(capsys)["primary"] == "1"
+    assert gate(repository, 1, data) == 2
+    assert "no version before 1: expected --primary, one of [1, 2, 3]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_labels_judge_who_is_right_whatever_the_versions_differ(
+    repository: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = rows(1500)
+    # The truth is what version 3 says nearly always.
+    frame = pd.DataFrame(x, columns=["a", "b", "c"]).assign(truth=1)
+    file = tmp_path / f"rows{suffix}"
+    if suffix == ".npz":
+        np.savez(file, x=x, truth=frame["truth"].to_numpy())
+    else:
+        frame.to_csv(file, index=False)
+    assert gate(repository, 3, file, "--primary", "1", "--labels", "truth", "--json") == 0
+    report = reported(capsys)
+    (finding,) = report["verdict"]["findings"]
+    assert (finding["metric"], finding["state"], finding["knots"]) == ("loss", "holds", "SYM64")
+    right = int((x.sum(axis=1) + 9 >= 0).sum()) - int((x.sum(axis=1) >= 0).sum())
+    assert finding["estimate"] == pytest.approx(-right / 1500, abs=0.01)
+    # The agreement is shown all the same.
+    assert report["agreement"]["estimate"] < 0.6
+    assert gate(repository, 3, file, "--primary", "1", "--labels", "truth") == 0
+    assert "loss: -" in capsys.readouterr().out
+
+
+def test_a_version_that_is_wrong_more_often_fails(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = rows()
+    np.savez(tmp_path / "rows.npz", x=x, truth=(x.sum(axis=1) > 0).astype(int))
+    assert gate(repository, 3, tmp_path / "rows.npz", "--labels", "truth") == 1
+    assert "the shadow is wrong on at least" in capsys.readouterr().out
+
+
+def test_junit_has_a_test_for_each_limit_and_for_the_verdict(repository: Path, tmp_path: Path) -> None:
+    data, file = saved(tmp_path, rows()), tmp_path / "gate.xml"
+    (repository.parent / "gnomon.toml").write_text(POLICY + "errors = 0.05\n[policy.outputs]\nprobabilities = 0.2\n")
+    assert gate(repository, 2, data, "--junit", str(file)) == 0
+    suite = ET.parse(file).getroot()
+    assert suite.attrib == {"name": "gnomon gate m 2", "tests": "4", "failures": "0", "errors": "0"}
+    names = ["disagreement", "output probabilities", "failure", "verdict"]
+    assert [case.get("name") for case in suite.iter("testcase")] == names
+    assert {case.get("classname") for case in suite.iter("testcase")} == {"m.2"}
+    assert gate(repository, 3, data, "--junit", str(file)) == 1
+    suite = ET.parse(file).getroot()
+    failed = {case.get("name"): case.find("failure") for case in suite.iter("testcase")}
+    assert int(suite.get("failures", "")) == sum(failure is not None for failure in failed.values()) == 3
+    verdict = failed["verdict"]
+    assert verdict is not None
+    assert verdict.get("type") == "reject"
+    assert "at least" in verdict.get("message", "")
+
+
+def test_rows_that_either_version_fails_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = tmp_path / "models"
+    (tmp_path / "gnomon.toml").write_text(POLICY)
+    models.write(repository, "m", 1, models.raising())
+    models.write(repository, "m", 2, models.affine(1.0))
+    models.write(repository, "m", 3, models.raising())
+    x = rows(300)
+    x[:, 0] = np.arange(300) < 30
+    gate(repository, 2, saved(tmp_path, x), "--json")
+    outcomes = reported(capsys)["outcomes"]
+    assert (outcomes["primary_error"], outcomes["compared"], outcomes["selected"]) == ("30", "270", "300")
+    assert gate(repository, 3, saved(tmp_path, x), "--json") == 1
+    outcomes = reported(capsys)["outcomes"]
+    assert (outcomes["shadow_error"], outcomes["compared"]) == ("30", "270")
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "text"),
+    [
+        ((5, 4), (), "rows.npy: input 'x': expected [-1, 3], received [5, 4]"),
+        ((0, 3), (), "expected rows, the same number of each input, received [0]"),
+        ((5, 3), ("--labels", "truth"), "labels: expected a column of"),
+        ((5, 3), ("--primary", "7"), "model 'm': version '7' not found"),
+        ((5, 3), ("--junit", "no/such/folder.xml"), "no/such/folder.xml: cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    repository: Path,
+    tmp_path: Path,
+    shape: tuple[int, int],
+    more: tuple[str, ...],
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert gate(repository, 2, saved(tmp_path, np.zeros(shape, np.float32)), *more) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_file_that_is_no_data_set_is_one_line(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.npz").write_bytes(b"no archive")
+    for file, text in (("rows.npz", "cannot be read"), ("rows.txt", "expected a file ending in"), ("no.npy", "read")):
+        assert gate(repository, 2, tmp_path / file) == 2
+        assert text in capsys.readouterr().err
+    np.savez(tmp_path / "rows.npz", z=rows(5))
+    assert gate(repository, 2, tmp_path / "rows.npz") == 2
+    assert "input 'z': expected one of ['x']" in capsys.readouterr().err
+    (tmp_path / "gnomon.toml").write_text("[policy]\nbloc = 2")
+    assert gate(repository, 2, tmp_path / "rows.npz") == 2
+    assert "gnomon.toml:2: policy.bloc: " in capsys.readouterr().err
