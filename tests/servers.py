@@ -33,6 +33,7 @@ class ServerProcess:
         config: str = "",
     ) -> None:
         self.repository = repository
+        self.state = state
         state.mkdir(parents=True, exist_ok=True)
         file = state / "gnomon.toml"
         file.write_text(config)

@@ -183,6 +183,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     repository: str = "models"
     state: str = "state"
+    # Where routes, tallies and audit are: empty for SQLite in the state folder, postgresql://... to share them.
+    store: str = ""
     grpc: str = "0.0.0.0:8001"
     http: str = "127.0.0.1:8002"
     control: str = "127.0.0.1:8003"

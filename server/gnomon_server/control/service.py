@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -94,7 +95,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Returns what was changed, newest first."""
         if request.limit < 0:
             raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
-        return control_pb2.ListAuditResponse(entries=self.changes(request.model, min(request.limit or 100, MAX_AUDIT)))
+        return control_pb2.ListAuditResponse(
+            entries=await self.changes(request.model, min(request.limit or 100, MAX_AUDIT))
+        )
 
     @_mapped
     async def ExportAudit(  # noqa: N802
@@ -103,8 +106,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Returns entries of the audit as they are kept."""
         if request.limit < 0 or request.after < 0:
             raise InvalidRequest(f"after, limit: expected >= 0, received {request.after}, {request.limit}")
-        entries = self._store.entries(request.after, min(request.limit or EXPORTED, MAX_AUDIT))
+        # Before the entries: none that it names may be missing among them.
         checkpoint = self._store.checkpoint()
+        limit = min(request.limit or EXPORTED, MAX_AUDIT)
+        entries = await asyncio.to_thread(self._store.entries, request.after, limit)
         return control_pb2.ExportAuditResponse(
             entries=[control_pb2.SealedEntry(**asdict(entry)) for entry in entries],
             checkpoint=checkpoint.text if checkpoint else "",
@@ -131,9 +136,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
         routes = sorted(self._operations.routes.items())
         return [self._operations.report(name, shadow) for name, route in routes for shadow in sorted(route.shadows)]
 
-    def changes(self, model: str, limit: int) -> list[control_pb2.AuditEntry]:
+    async def changes(self, model: str, limit: int) -> list[control_pb2.AuditEntry]:
         """Returns the latest changes of one model or, without a name, of all; newest first."""
-        return [_entry(record) for record in self._store.audit(model, limit)]
+        return [_entry(record) for record in await asyncio.to_thread(self._store.audit, model, limit)]
 
     def _status(self, route: Route) -> control_pb2.ModelStatus:
         return control_pb2.ModelStatus(

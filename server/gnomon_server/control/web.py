@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -24,7 +24,9 @@ HEADERS = {
 class Web:
     """An HTTP server on control's event loop."""
 
-    def __init__(self, view: Callable[[], View], snapshot: Callable[[], Snapshot], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, view: Callable[[], Awaitable[View]], snapshot: Callable[[], Snapshot], ready: Callable[[], bool]
+    ) -> None:
         self._view, self._snapshot, self._ready = view, snapshot, ready
         app = web.Application()
         app.router.add_get("/", self._page)
@@ -49,7 +51,7 @@ class Web:
         await self._runner.cleanup()
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=page.render(self._view()), content_type="text/html", headers=HEADERS)
+        return web.Response(text=page.render(await self._view()), content_type="text/html", headers=HEADERS)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         body, content_type = metrics_page(self._snapshot())

@@ -210,13 +210,13 @@ async def test_a_report_needs_no_number_where_there_is_one_shadow(rig: Rig) -> N
 
 
 async def test_the_digest_of_a_version_is_remembered_when_it_is_first_ready(rig: Rig) -> None:
-    rig.operations.remember_digests()
+    await rig.operations.remember_digests()
     assert rig.store.digests() == {("m", 1): "sha256:1", ("m", 2): "sha256:2"}
     rig.shelf.here |= {("m", 3)}
     rig.shelf.broken |= {("m", 3)}
     await rig.operations.look()
     await rig.settled()
-    rig.operations.remember_digests()
+    await rig.operations.remember_digests()
     assert ("m", 3) not in rig.store.digests()
 
 

@@ -22,7 +22,7 @@ class Site:
         self.web = Web(self._view, telemetry_samples.snapshot, lambda: self.ready)
         self.base = ""
 
-    def _view(self) -> View:
+    async def _view(self) -> View:
         return View([pb.ModelStatus(name="churn")], [], [])
 
     async def get(self, path: str) -> tuple[int, str, dict[str, str]]:

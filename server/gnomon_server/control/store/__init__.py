@@ -5,7 +5,8 @@ To add one, write a module with a class that has the methods of `Store`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from gnomon_server.control.audit.chain import Sealed
@@ -15,7 +16,17 @@ from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.routes import Route
 
-__all__ = ["AuditEntry", "AuditRecord", "Store"]
+__all__ = ["AuditEntry", "AuditRecord", "Shared", "Store"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What servers that share a store have to know of each other."""
+
+    # The routes, if any was changed since the last time.
+    routes: Mapping[str, Route]
+    # Whether this server decides what nobody asked for, such as the role of a new version.
+    leads: bool
 
 
 class Store(Protocol):
@@ -29,6 +40,15 @@ class Store(Protocol):
         """Signs the audit."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether other servers change it, so that `sync` has something to say."""
+        ...
+
+    def sync(self) -> Shared:
+        """Says that this server is alive; returns what others did, and whether this one decides."""
+        ...
+
     def routes(self) -> dict[str, Route]:
         """Returns the routes of all models by name."""
         ...
@@ -36,7 +56,8 @@ class Store(Protocol):
     def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
         """Stores a route together with its audit record.
 
-        Raises Refused if the stored route is not the one of the generation before `after`.
+        Raises Refused if the stored route is not the one of the generation before `after`, or where the server itself
+        changes it and another server decides.
         """
         ...
 
@@ -61,7 +82,11 @@ class Store(Protocol):
         ...
 
     def tallies(self) -> list[Comparison]:
-        """Returns the stored totals of all pairs."""
+        """Returns the totals of all pairs that this server stored."""
+        ...
+
+    def tallies_elsewhere(self) -> list[Comparison]:
+        """Returns the stored totals of other servers; nothing is pending at those that are gone."""
         ...
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:

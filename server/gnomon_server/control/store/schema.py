@@ -123,4 +123,19 @@ MIGRATIONS: Final[tuple[Step, ...]] = (
         BEGIN SELECT RAISE(ABORT, 'the audit only grows'); END;
     """,
     _chain_the_audit,
+    """
+    ALTER TABLE tallies RENAME TO tallies_of_one;
+    CREATE TABLE tallies (
+        model TEXT NOT NULL,
+        "primary" INTEGER NOT NULL,
+        shadow INTEGER NOT NULL,
+        -- Always empty here: the server that counted, where several share a store.
+        replica TEXT NOT NULL,
+        comparison BLOB NOT NULL,
+        updated_at TEXT NOT NULL,
+        PRIMARY KEY (model, "primary", shadow, replica)
+    );
+    INSERT INTO tallies SELECT model, "primary", shadow, '', comparison, updated_at FROM tallies_of_one;
+    DROP TABLE tallies_of_one;
+    """,
 )

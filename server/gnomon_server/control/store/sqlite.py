@@ -6,7 +6,6 @@ The write-ahead log with synchronous=FULL makes a committed change durable again
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from gnomon_server.control.audit.chain import Sealed
 from gnomon_server.control.audit.signing import Signer
+from gnomon_server.control.store.folder import hold
 from gnomon_server.control.store.schema import MIGRATIONS
 from gnomon_server.control.store.tables import Execute, Tables, stored_entries
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
@@ -45,7 +45,7 @@ class SqliteStore(Tables):
         self._mutex = Lock()
         self._held = hold(folder)
         try:
-            super().__init__(folder, Signer.read(signing_key) if signing_key else Signer.of_folder(folder))
+            super().__init__(folder, signing_key)
             self._connection = _open(self._path, self.signer)
         except BaseException:
             os.close(self._held)
@@ -60,7 +60,7 @@ class SqliteStore(Tables):
                 os.close(self._held)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Execute]:
+    def _transaction(self, writes: bool = True) -> Iterator[Execute]:  # noqa: ARG002 - readers exclude each other too
         with self._mutex:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -73,28 +73,6 @@ class SqliteStore(Tables):
                     # A failed rollback hides nothing: the failure before it is on its way to the caller.
                     with suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
-
-
-def hold(folder: Path) -> int:
-    """Returns a file descriptor that locks the folder's state until it is closed."""
-    file = folder / f"{FILE}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise NotReady(f"{folder}: the state folder cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(held, 32).decode(errors="replace").strip()
-        os.close(held)
-        if not isinstance(error, BlockingIOError):
-            raise NotReady(f"{file}: cannot be locked: {error.strerror}") from None
-        who = f" (process {owner})" if owner else ""
-        raise Refused(f"{folder}: another gnomon{who} uses this state: stop it, or choose another folder") from None
-    os.ftruncate(held, 0)
-    os.write(held, f"{os.getpid()}\n".encode())
-    return held
 
 
 def _open(path: Path, signer: Signer) -> sqlite3.Connection:

@@ -19,6 +19,7 @@ from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.routes import Route
+from gnomon_server.control.store import Shared
 from gnomon_server.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -40,31 +41,49 @@ class Execute(Protocol):
 class Tables(ABC):
     """Everything of a store but its connection: one is added by saying how a transaction is made."""
 
-    def __init__(self, folder: Path, signer: Signer) -> None:
-        """Keeps the checkpoint of the audit in a folder beside the database."""
-        self.signer = signer
-        self._witness = Witness(folder, signer)
+    # Whether other servers change it, so that `sync` has something to say.
+    shared = False
+    # The server whose tallies these are, where several share the store.
+    replica = ""
+
+    def __init__(self, folder: Path, signing_key: Path | None) -> None:
+        """Keeps the checkpoint of the audit, and the key if none is named, in a folder beside the database."""
+        self.signer = Signer.read(signing_key) if signing_key else Signer.of_folder(folder)
+        self._witness = Witness(folder, self.signer)
 
     @abstractmethod
-    def _transaction(self) -> AbstractContextManager[Execute]:
+    def _transaction(self, writes: bool = True) -> AbstractContextManager[Execute]:
         """Gives what runs statements; commits at the end of the block, or else rolls back. Writers exclude each other.
 
         Raises NotReady where the storage fails.
         """
 
+    def sync(self) -> Shared:
+        """Says that this server is alive; returns what others did, and whether this one decides."""
+        return Shared({}, leads=True)
+
+    def tallies_elsewhere(self) -> list[Comparison]:
+        """Returns the stored totals of other servers; nothing is pending at those that are gone."""
+        return []
+
+    def _leads(self, execute: Execute) -> bool:  # noqa: ARG002 - a store of one server has nobody to ask
+        """Whether this server decides what nobody asked for, until the transaction ends."""
+        return True
+
     def routes(self) -> dict[str, Route]:
         """Returns the routes of all models by name."""
-        with self._transaction() as execute:
-            rows = execute("SELECT route FROM routes ORDER BY model")
-        routes = [_parsed(msgspec.json.decode, text, Route) for (text,) in rows]
-        return {route.model: route for route in routes}
+        with self._transaction(writes=False) as execute:
+            return stored_routes(execute)
 
     def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
         """Stores a route together with its audit record.
 
-        Raises Refused if the stored route is not the one of the generation before `after`.
+        Raises Refused if the stored route is not the one of the generation before `after`, or where the server itself
+        changes it and another server decides.
         """
         with self._transaction() as execute:
+            if entry.actor == SERVER and not self._leads(execute):
+                raise Refused("another server that shares the store decides now")
             before = _stored(execute, after.model)
             if before.generation != after.generation - 1:
                 raise Refused(
@@ -88,7 +107,7 @@ class Tables(ABC):
 
     def audit(self, model: str = "", limit: int = 100) -> list[AuditRecord]:
         """Returns the latest records of one model or, without a name, of all; newest first."""
-        with self._transaction() as execute:
+        with self._transaction(writes=False) as execute:
             rows = execute(
                 f"SELECT {_SEALED} FROM audit WHERE model = %s OR %s ORDER BY id DESC LIMIT %s",  # noqa: S608 - no input
                 (model, not model, limit),
@@ -97,7 +116,7 @@ class Tables(ABC):
 
     def entries(self, after: int, limit: int) -> list[Sealed]:
         """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
-        with self._transaction() as execute:
+        with self._transaction(writes=False) as execute:
             return stored_entries(execute, after, limit)
 
     def checkpoint(self) -> Checkpoint | None:
@@ -112,17 +131,19 @@ class Tables(ABC):
                 pair = row.pair
                 # MessagePack keeps every float as it is; JSON has no infinities.
                 execute(
-                    'INSERT INTO tallies (model, "primary", shadow, comparison, updated_at) VALUES (%s, %s, %s, %s, %s)'
-                    ' ON CONFLICT (model, "primary", shadow) DO UPDATE SET comparison = excluded.comparison, '
-                    "updated_at = excluded.updated_at",
-                    (pair.model, pair.primary, pair.shadow, msgspec.msgpack.encode(row), now),
+                    'INSERT INTO tallies (model, "primary", shadow, replica, comparison, updated_at) '
+                    'VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (model, "primary", shadow, replica) '
+                    "DO UPDATE SET comparison = excluded.comparison, updated_at = excluded.updated_at",
+                    (pair.model, pair.primary, pair.shadow, self.replica, msgspec.msgpack.encode(row), now),
                 )
 
     def tallies(self) -> list[Comparison]:
-        """Returns the stored totals of all pairs."""
-        with self._transaction() as execute:
-            rows = execute('SELECT comparison FROM tallies ORDER BY model, "primary", shadow')
-        return [_parsed(msgspec.msgpack.decode, blob, Comparison) for (blob,) in rows]
+        """Returns the totals of all pairs that this server stored."""
+        with self._transaction(writes=False) as execute:
+            rows = execute(
+                'SELECT comparison FROM tallies WHERE replica = %s ORDER BY model, "primary", shadow', (self.replica,)
+            )
+        return [stored_comparison(blob) for (blob,) in rows]
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:
         """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
@@ -137,7 +158,7 @@ class Tables(ABC):
 
     def digests(self) -> dict[tuple[str, int], str]:
         """Returns the digest that was seen first of every known version, by model and version."""
-        with self._transaction() as execute:
+        with self._transaction(writes=False) as execute:
             rows = execute("SELECT model, version, digest FROM versions")
         return {(str(model), int(version)): str(digest) for model, version, digest in rows}
 
@@ -171,6 +192,13 @@ class Tables(ABC):
         return record
 
 
+def stored_routes(execute: Execute) -> dict[str, Route]:
+    """Returns the routes of all models by name."""
+    rows = execute("SELECT route FROM routes ORDER BY model")
+    routes = [_parsed(msgspec.json.decode, text, Route) for (text,) in rows]
+    return {route.model: route for route in routes}
+
+
 def stored_entries(execute: Execute, after: int, limit: int) -> list[Sealed]:
     """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
     rows = execute(f"SELECT {_SEALED} FROM audit WHERE id > %s ORDER BY id LIMIT %s", (after, limit))  # noqa: S608
@@ -183,6 +211,11 @@ def store_entry(execute: Execute, entry: Sealed) -> None:
         f"INSERT INTO audit ({_SEALED}) VALUES (%s, %s, %s, %s, %s, %s)",  # noqa: S608 - no input
         (entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature),
     )
+
+
+def stored_comparison(blob: bytes) -> Comparison:
+    """Returns a comparison as it was stored; raises Refused if it cannot be read."""
+    return _parsed(msgspec.msgpack.decode, blob, Comparison)
 
 
 def utc_now() -> str:

@@ -1,0 +1,218 @@
+"""The store in PostgreSQL, shared by several servers.
+
+One connection, made when it is needed and made anew after it broke. Nothing waits for a database that is away or hangs:
+a transaction that takes too long is cut off, and for a moment after a failure the next ones fail at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock, Timer
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.store import Shared, replicas
+from gnomon_server.control.store.folder import hold, replica
+from gnomon_server.control.store.tables import Execute, Tables, stored_comparison, stored_routes
+from gnomon_server.errors import InvalidRequest, NotReady, Refused
+
+# Seconds for a connection to be made, and for one transaction.
+CONNECT_SECONDS: Final = 3
+STUCK_SECONDS: Final = 4.0
+# Seconds after a failure in which nobody tries again.
+PAUSE_SECONDS: Final = 0.5
+# The key of the advisory lock that makes writers wait for each other: "gnomon" as a number.
+WRITERS: Final = 0x676E6F6D6F6E
+# A server that hangs in a transaction must not hold up the others; the database ends what its own side sees hang.
+OPTIONS: Final = (
+    "-c search_path=gnomon -c statement_timeout=4000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=4000"
+)
+# From each version to the next; each step is one transaction. Never alter one that was released.
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE routes (model TEXT PRIMARY KEY, generation BIGINT NOT NULL, route TEXT NOT NULL);
+    CREATE TABLE versions (
+        model TEXT NOT NULL,
+        version BIGINT NOT NULL,
+        digest TEXT NOT NULL,
+        first_seen TEXT NOT NULL,
+        PRIMARY KEY (model, version)
+    );
+    CREATE TABLE tallies (
+        model TEXT NOT NULL,
+        "primary" BIGINT NOT NULL,
+        shadow BIGINT NOT NULL,
+        replica TEXT NOT NULL,
+        comparison BYTEA NOT NULL,
+        updated_at TEXT NOT NULL,
+        PRIMARY KEY (model, "primary", shadow, replica)
+    );
+    CREATE TABLE audit (
+        id BIGINT PRIMARY KEY,
+        model TEXT NOT NULL,
+        body TEXT NOT NULL,
+        hash TEXT NOT NULL,
+        signed_by TEXT NOT NULL,
+        signature TEXT NOT NULL
+    );
+    CREATE INDEX audit_of_model ON audit (model, id);
+    CREATE FUNCTION audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'the audit only grows'; END $$;
+    CREATE TRIGGER audit_only_grows BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+        EXECUTE FUNCTION audit_only_grows();
+    CREATE TABLE replicas (id TEXT PRIMARY KEY, seen TIMESTAMPTZ NOT NULL);
+    CREATE TABLE lease (holder TEXT NOT NULL, token BIGINT NOT NULL, until TIMESTAMPTZ NOT NULL);
+    INSERT INTO lease VALUES ('', 0, '-infinity');
+    """,
+)
+
+
+class PostgresStore(Tables):
+    """One server's part in a shared database, with a state folder of its own for key, checkpoint and name."""
+
+    shared = True
+
+    def __init__(self, url: str, folder: Path, signing_key: Path | None = None) -> None:
+        """Connects, and brings the tables up to date.
+
+        Raises InvalidRequest if the URL, the key or the checkpoint cannot be read, Refused if another process holds the
+        folder or a newer gnomon wrote the database; NotReady if the database cannot be reached.
+        """
+        self._url = url
+        self._name = _name(url)
+        self._mutex = Lock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._closed_until = 0.0
+        self._token = 0
+        # The newest entry of the audit when the routes were last read.
+        self._newest = -1
+        self._held = hold(folder)
+        try:
+            super().__init__(folder, signing_key)
+            self.replica = replica(folder)
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
+
+    def sync(self) -> Shared:
+        """Says that this server is alive; returns what others did, and whether this one decides."""
+        with self._transaction(writes=False) as execute:
+            replicas.seen(execute, self.replica)
+            token = replicas.lead(execute, self.replica)
+            ((newest,),) = execute("SELECT coalesce(max(id), 0) FROM audit")
+            routes = stored_routes(execute) if newest != self._newest else {}
+        self._newest, self._token = newest, token
+        return Shared(routes, leads=bool(token))
+
+    def tallies_elsewhere(self) -> list[Comparison]:
+        """Returns the stored totals of other servers; nothing is pending at those that are gone."""
+        with self._transaction(writes=False) as execute:
+            rows = execute("SELECT replica, comparison FROM tallies WHERE replica <> %s", (self.replica,))
+            gone = replicas.gone(execute)
+        found = ((name, stored_comparison(blob)) for name, blob in rows)
+        return [comparison.closed() if name in gone else comparison for name, comparison in found]
+
+    def close(self) -> None:
+        """Lets another process use the folder; the store is not to be used any more."""
+        with self._mutex:
+            self._drop()
+            os.close(self._held)
+
+    def _leads(self, execute: Execute) -> bool:
+        return replicas.leads(execute, self.replica, self._token)
+
+    def _migrate(self) -> None:
+        with self._transaction() as execute:
+            execute("CREATE SCHEMA IF NOT EXISTS gnomon")
+            execute("CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL)")
+            version = sum(row[0] for row in execute("SELECT version FROM schema"))
+            if version > len(MIGRATIONS):
+                expected = f"expected schema {len(MIGRATIONS)} or older, found {version}"
+                raise Refused(f"{self._name}: a newer gnomon wrote it: {expected}")
+            for step in MIGRATIONS[version:]:
+                execute(step)
+            execute("DELETE FROM schema")
+            execute("INSERT INTO schema VALUES (%s)", (len(MIGRATIONS),))
+
+    @contextmanager
+    def _transaction(self, writes: bool = True) -> Iterator[Execute]:
+        with self._mutex:
+            connection = self._connected()
+            guard = Timer(STUCK_SECONDS, _cut, (connection,))
+            guard.start()
+            try:
+                with connection.transaction():
+                    execute = _execute(connection)
+                    if writes:
+                        execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS,))
+                    yield execute
+            except psycopg.OperationalError as error:
+                self._drop()
+                raise self._away(error) from error
+            except psycopg.Error as error:
+                raise NotReady(f"{self._name}: the state cannot be read or written: {_line(error)}") from error
+            finally:
+                guard.cancel()
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is None:
+            if time.monotonic() < self._closed_until:
+                raise NotReady(f"{self._name}: the database cannot be reached; it is tried again in a moment")
+            try:
+                self._connection = psycopg.connect(
+                    self._url,
+                    autocommit=True,
+                    connect_timeout=CONNECT_SECONDS,
+                    options=OPTIONS,
+                    application_name="gnomon",
+                )
+            except psycopg.Error as error:
+                raise self._away(error) from error
+        return self._connection
+
+    def _away(self, error: psycopg.Error) -> NotReady:
+        self._closed_until = time.monotonic() + PAUSE_SECONDS
+        return NotReady(f"{self._name}: the database cannot be reached: {_line(error)}")
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _execute(connection: psycopg.Connection[tuple[Any, ...]]) -> Execute:
+    def execute(statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        cursor = connection.execute(statement.encode(), values or None)
+        return cursor.fetchall() if cursor.description else []
+
+    return execute
+
+
+def _cut(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Ends a connection under the thread that waits for it: the database neither answers nor closes."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
+
+
+def _name(url: str) -> str:
+    """Returns what may be shown of a URL; raises InvalidRequest if it is none."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise InvalidRequest(f"store: expected postgresql://USER@HOST/DATABASE: {_line(error)}") from None
+    host, port = parts.get("host") or "localhost", parts.get("port")
+    return f"postgresql://{host}{f':{port}' if port else ''}/{parts.get('dbname') or ''}"
+
+
+def _line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,148 @@
+"""Two servers that share one PostgreSQL, which hangs, dies and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import onnx_models as models
+import pytest
+from databases import Cable, Database
+from load import Load
+from servers import ServerProcess, eventually
+from tallying import adds_up, mirrored
+
+from gnomon_client import ClientError, Control, Unavailable
+
+ROW = np.ones((1, 3), np.float32)
+CONFIG = "grace = 1.0\n[policy]\nmin_requests = 100\n[mirror]\ndeadline = 60.0\n"
+
+
+class Pair:
+    """Two servers, their database, the cable of the second one, and their control APIs."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.repository = folder / "models"
+        self.database = database
+        self.cable = Cable(database.port)
+        urls = {"a": database.url, "b": self.cable.url}
+        self.servers = [
+            ServerProcess(self.repository, folder / name, "--store", url, config=CONFIG) for name, url in urls.items()
+        ]
+        self.controls: list[Control] = []
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    for version in (1, 2):
+        models.write(tmp_path / "models", "m", version, models.affine(1.0))
+    with ExitStack() as stack:
+        found = Pair(tmp_path, stack.enter_context(Database()))
+        stack.callback(found.cable.close)
+        for server in found.servers:
+            stack.enter_context(server)
+            found.controls.append(stack.enter_context(server.control()))
+        yield found
+
+
+def primary(control: Control) -> int:
+    return int(control.models("m").models[0].route.primary)
+
+
+def shadows(control: Control) -> list[int]:
+    return [shadow.version for shadow in control.models("m").models[0].route.shadows]
+
+
+def promoted(control: Control) -> bool:
+    """Whether version 2 is the primary, after one more try to make it that."""
+    with suppress(ClientError):
+        control.promote("m", 2, force=True, reason="it is back")
+    return primary(control) == 2
+
+
+def compared(control: Control, shadow: int = 2) -> int:
+    outcomes = control.report("m", shadow).outcomes
+    assert adds_up(outcomes)
+    return int(outcomes.compared)
+
+
+def test_both_serve_one_route_and_judge_by_what_both_saw(pair: Pair) -> None:
+    one, other = pair.controls
+    # One of them gave the versions their roles.
+    assert [entry.action for entry in one.audit().entries] == ["discover"]
+    for control in pair.controls:
+        mirrored(control, "m", 2)
+    with Load(pair.servers[0].grpc, "m", name="a") as first, Load(pair.servers[1].grpc, "m", name="b") as second:
+        first.reach(70)
+        second.reach(70)
+    assert first.failures == second.failures == []
+    total = first.ended + second.ended
+    for control in pair.controls:
+        eventually(lambda control=control: compared(control) == total)  # type: ignore[misc]
+    change = one.promote("m", 2, force=True, reason="by what both saw")
+    assert change.evidence.outcomes.compared == total
+    eventually(lambda: primary(other) == 2)
+    with pair.servers[1].client() as client:
+        assert client.infer("m", ROW).version == "2"
+    other.rollback("m")
+    eventually(lambda: primary(one) == 1)
+
+
+def test_while_the_database_hangs_both_answer_and_count_and_refuse_changes(pair: Pair) -> None:
+    for control in pair.controls:
+        mirrored(control, "m", 2)
+    with Load(pair.servers[0].grpc, "m", name="a") as first, Load(pair.servers[1].grpc, "m", name="b") as second:
+        first.reach(20)
+        pair.database.suspend()
+        for control in pair.controls:
+            with pytest.raises(Unavailable, match="the database cannot be reached"):
+                control.promote("m", 2, force=True, reason="now")
+            assert primary(control) == 1
+        first.reach(50)
+        second.reach(50)
+        pair.database.resume()
+        first.reach(20)
+    assert first.failures == second.failures == []
+    # Nothing that was answered meanwhile is missing.
+    for control in pair.controls:
+        eventually(lambda control=control: compared(control) == first.ended + second.ended)  # type: ignore[misc]
+        eventually(lambda control=control: promoted(control))  # type: ignore[misc]
+
+
+def test_one_that_is_cut_off_answers_on_and_follows_when_it_is_back(pair: Pair) -> None:
+    near, far = pair.controls
+    mirrored(near, "m", 2)
+    with Load(pair.servers[1].grpc, "m", name="b") as load:
+        pair.cable.cut()
+        near.promote("m", 2, force=True, reason="the other is away")
+        # Also what nobody asked for is decided, whichever of them decided before.
+        models.write(pair.repository, "m", 3, models.affine(1.0))
+        eventually(lambda: shadows(near) == [3])
+        with pytest.raises(Unavailable, match="the database cannot be reached"):
+            far.promote("m", 3, force=True, reason="against the other")
+        assert (primary(far), shadows(far)) == (1, [2])
+        load.reach(20)
+        pair.cable.mend()
+        eventually(lambda: (primary(far), shadows(far)) == (2, [3]))
+        load.reach(20)
+    assert load.failures == []
+    assert {answer.version for answer in load.answers} == {1, 2}
+    assert near.models("m").models[0].route == far.models("m").models[0].route
+    assert near.audit() == far.audit()
+
+
+def test_when_the_one_that_decides_dies_the_other_does(pair: Pair) -> None:
+    leaders = pair.database.run("SELECT holder FROM lease")
+    names = [(server.state / "replica").read_text() for server in pair.servers]
+    leader = names.index(str(leaders[0][0]))
+    pair.servers[leader].kill()
+    survivor = pair.controls[1 - leader]
+    models.write(pair.repository, "m", 3, models.affine(1.0))
+    eventually(lambda: 3 in shadows(survivor))
+    # It is back, and finds what was decided.
+    pair.servers[leader].start()
+    with pair.servers[leader].control() as control:
+        eventually(lambda: 3 in shadows(control))
+        assert [entry.action for entry in control.audit("m").entries] == ["discover", "discover"]
