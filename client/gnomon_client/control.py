@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -94,6 +95,33 @@ class Control:
         """Makes a version the primary; without a favourable verdict only with `force` and a reason."""
         request = pb.PromoteRequest(model=model, version=version, force=force, actor=self.actor, reason=reason)
         return self._change("Promote", request, pb.RouteChange, timeout)
+
+    def apply(
+        self,
+        model: str,
+        generation: int,
+        primary: int,
+        shadows: Mapping[int, float],
+        force: bool = False,
+        reason: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> pb.RouteChange:
+        """Gives a model this primary and these shadows, by version their share of the requests, in one change.
+
+        Refused if the route has not the generation that the caller looked at; `force` is about the verdict, as for
+        `promote`.
+        """
+        request = pb.ApplyRouteRequest(
+            model=model,
+            generation=generation,
+            primary=primary,
+            shadows=[pb.Shadow(version=version, sample=sample) for version, sample in shadows.items()],
+            force=force,
+            actor=self.actor,
+            reason=reason,
+        )
+        return self._change("ApplyRoute", request, pb.RouteChange, timeout)
 
     def rollback(self, model: str, reason: str = "", *, timeout: float | None = None) -> pb.RouteChange:
         """Makes the previous primary the primary again."""

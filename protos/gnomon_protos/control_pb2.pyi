@@ -805,6 +805,46 @@ class RollbackRequest(_message.Message):
 Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
+class ApplyRouteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    generation: _builtins.int
+    """The generation of the route that the caller looked at; refused if it has changed since."""
+    primary: _builtins.int
+    force: _builtins.bool
+    """Another primary without a favourable verdict; needs a reason."""
+    actor: _builtins.str
+    reason: _builtins.str
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shadow]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        primary: _builtins.int = ...,
+        shadows: _abc.Iterable[Global___Shadow] | None = ...,
+        force: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "force", b"force", "generation", b"generation", "model", b"model", "primary", b"primary", "reason", b"reason", "shadows", b"shadows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyRouteRequest: _TypeAlias = ApplyRouteRequest  # noqa: Y015
+
+@_typing.final
 class RouteChange(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -898,7 +938,7 @@ class AuditEntry(_message.Message):
     """RFC 3339, UTC."""
     actor: _builtins.str
     action: _builtins.str
-    """"discover", "shadow", "promote", "rollback", "approve", "load", "unload", or "damaged" where entries are not there
+    """"discover", "shadow", "promote", "rollback", "apply", "approve", "load", "unload", or "damaged" where entries are not there
     any more.
     """
     model: _builtins.str

@@ -60,6 +60,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
                 _registered_method=True)
+        self.ApplyRoute = channel.unary_unary(
+                '/gnomon.v1.Control/ApplyRoute',
+                request_serializer=gnomon__protos_dot_control__pb2.ApplyRouteRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/gnomon.v1.Control/ListAudit',
                 request_serializer=gnomon__protos_dot_control__pb2.ListAuditRequest.SerializeToString,
@@ -120,6 +125,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyRoute(self, request, context):
+        """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """What was changed, newest first.
         """
@@ -174,6 +186,11 @@ def add_ControlServicer_to_server(servicer, server):
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=gnomon__protos_dot_control__pb2.RollbackRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
+            ),
+            'ApplyRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyRoute,
+                    request_deserializer=gnomon__protos_dot_control__pb2.ApplyRouteRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
@@ -331,6 +348,33 @@ class Control(object):
             target,
             '/gnomon.v1.Control/Rollback',
             gnomon__protos_dot_control__pb2.RollbackRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.RouteChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/ApplyRoute',
+            gnomon__protos_dot_control__pb2.ApplyRouteRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.RouteChange.FromString,
             options,
             channel_credentials,

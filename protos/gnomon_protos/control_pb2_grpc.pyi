@@ -42,6 +42,8 @@ class ControlStub:
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]
     """Makes the previous primary the primary again."""
+    ApplyRoute: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRouteRequest, _control_pb2.RouteChange]
+    """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
     """What was changed, newest first."""
     ExportAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]
@@ -64,6 +66,8 @@ class ControlAsyncStub(ControlStub):
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
     """Makes the previous primary the primary again."""
+    ApplyRoute: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRouteRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
+    """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
     """What was changed, newest first."""
     ExportAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]  # type: ignore[assignment]
@@ -113,6 +117,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
         """Makes the previous primary the primary again."""
+
+    @_abc_1.abstractmethod
+    def ApplyRoute(
+        self,
+        request: _control_pb2.ApplyRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
+        """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
 
     @_abc_1.abstractmethod
     def ListAudit(

@@ -163,6 +163,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self.recorder.begin("Promote", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=request.version))
 
+    def ApplyRoute(self, request: Any, context: Any) -> control_pb2.RouteChange:
+        self.recorder.begin("ApplyRoute", request, context)
+        route = control_pb2.Route(generation=request.generation + 1, primary=request.primary, shadows=request.shadows)
+        return control_pb2.RouteChange(after=route)
+
     def Rollback(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("Rollback", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=1))

@@ -40,9 +40,16 @@ def test_changes_carry_who_and_why(server: FakeServer, control: Control) -> None
     assert not control.shadow("churn", 2, off=True, reason="enough").after.shadows
     assert control.promote("churn", 2, force=True, reason="urgent").after.primary == 2
     assert control.rollback("churn", reason="worse").after.primary == 1
+    applied = control.apply("churn", 7, 2, {3: 0.5}, reason="as the file says").after
+    assert (applied.generation, applied.primary, applied.shadows[0].version, applied.shadows[0].sample) == (
+        8,
+        2,
+        3,
+        0.5,
+    )
     requests = [seen.request for seen in server.recorder.seen]
-    assert [request.actor for request in requests] == ["ada@laptop"] * 4
-    assert [request.reason for request in requests] == ["try", "enough", "urgent", "worse"]
+    assert [request.actor for request in requests] == ["ada@laptop"] * 5
+    assert [request.reason for request in requests] == ["try", "enough", "urgent", "worse", "as the file says"]
     assert (requests[1].off, requests[1].sample) == (True, 0.0)
     assert requests[2].force
 

@@ -67,6 +67,17 @@ class Request:
     reason: str
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """The roles that a model shall have."""
+
+    # Of the route that was looked at.
+    generation: int
+    primary: int
+    # Version to share of mirrored requests.
+    shadows: Mapping[int, float]
+
+
 class Operations:
     """Desired state and its changes, one at a time; belongs to control's event loop."""
 
@@ -151,15 +162,28 @@ class Operations:
         async with self._current():
             before = self._changeable(request.model)
             self._known(request.model, version)
-            after = before.promoted(version)
-            report = self.report(request.model, version) if version in before.shadows else None
-            self._check_evidence(request, version, force, report)
-            approvals = await asyncio.to_thread(self._approved, before, version)
-            await self._warm(request.model, version)
-            report = self.report(request.model, version) if report is not None else None
-            evidence = self._promotion(request, before, version, force, report, approvals).signed(self._store.signer)
-            entry = AuditEntry(request.actor, "promote", version, request.reason, force, evidence)
-            return replace(await self._switch(before, after, entry), evidence=report)
+            return await self._promote(request, before, before.promoted(version), force)
+
+    async def apply(self, request: Request, wanted: Assignment, force: bool) -> Change:
+        """Gives a model the roles that are wanted, in one change, or in none where it has them.
+
+        Raises Refused where the route was changed since it was looked at, and as `promote` where the primary changes.
+        """
+        async with self._current():
+            before = self._changeable(request.model)
+            if before.generation != wanted.generation:
+                raise Refused(
+                    f"model '{request.model}': the route was changed meanwhile: expected generation "
+                    f"{wanted.generation}, found {before.generation}; look again and repeat the change"
+                )
+            for version in (wanted.primary, *wanted.shadows):
+                self._known(request.model, version)
+            after = before.assigned(wanted.primary, wanted.shadows)
+            if after == before:
+                return Change(before, before)
+            if after.primary != before.primary:
+                return await self._promote(request, before, after, force)
+            return await self._switch(before, after, AuditEntry(request.actor, "apply", after.primary, request.reason))
 
     async def approve(self, model: str, version: int, envelope: str, reason: str) -> AuditRecord:
         """Keeps the approval of a promotion."""
@@ -340,6 +364,18 @@ class Operations:
         found = evidence.verdict
         if found.decision != PROMOTE:
             raise Refused(f"{where}: the verdict is '{found.decision}', {found.reason}")
+
+    async def _promote(self, request: Request, before: Route, after: Route, force: bool) -> Change:
+        """Has another primary take over, if the evidence on it and the approvals of it allow that."""
+        version = after.primary
+        report = self.report(request.model, version) if version in before.shadows else None
+        self._check_evidence(request, version, force, report)
+        approvals = await asyncio.to_thread(self._approved, before, version)
+        await self._warm(request.model, version)
+        report = self.report(request.model, version) if report is not None else None
+        evidence = self._promotion(request, before, version, force, report, approvals).signed(self._store.signer)
+        entry = AuditEntry(request.actor, "promote", version, request.reason, force, evidence)
+        return replace(await self._switch(before, after, entry), evidence=report)
 
     async def _warm(self, model: str, version: int) -> None:
         """Has a version loaded in every frontend beside what serves; raises Refused if one cannot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gnomon_server.errors import InvalidRequest, NotFound, Refused
@@ -73,6 +74,20 @@ class Route:
             raise Refused(f"model '{self.model}' version '{version}' is the primary already")
         idle = (self.idle | ({self.previous} if self.previous else set())) - {version}
         return self._next(primary=version, previous=self.primary, shadows=self._without(version), idle=idle)
+
+    def assigned(self, primary: int, shadows: Mapping[int, float]) -> Route:
+        """Returns the route with this primary and these shadows; itself where that is what it has.
+
+        An old primary that is not among the shadows stays warm for a rollback. What loses its role stays idle.
+        """
+        route = self.promoted(primary) if primary != self.primary else self
+        for version, sample in shadows.items():
+            route = route.shadowed(version, sample)
+        for version in route.shadows.keys() - shadows.keys():
+            route = route.unshadowed(version)
+        same = (route.primary, route.shadows) == (self.primary, self.shadows)
+        # However many steps led here, it is one change.
+        return self if same else replace(route, generation=self.generation + 1)
 
     def rolled_back(self) -> Route:
         """Returns the route with the previous primary as primary again, and the other one back in the shadow."""

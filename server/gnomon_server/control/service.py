@@ -17,7 +17,7 @@ from gnomon_protos.manifest_pb2 import Manifest
 from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.audit.records import AuditRecord
 from gnomon_server.control.fleet import Fleet
-from gnomon_server.control.operations import Change, Operations, Request
+from gnomon_server.control.operations import Assignment, Change, Operations, Request
 from gnomon_server.control.ports import free
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
@@ -87,6 +87,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def Rollback(self, request: control_pb2.RollbackRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
         """Makes the previous primary the primary again."""
         return _change(await self._operations.rollback(_request(request)))
+
+    @_mapped
+    async def ApplyRoute(  # noqa: N802
+        self, request: control_pb2.ApplyRouteRequest, _: Any
+    ) -> control_pb2.RouteChange:
+        """Makes a route be as a file says."""
+        shadows = {shadow.version: shadow.sample for shadow in request.shadows}
+        wanted = Assignment(request.generation, request.primary, shadows)
+        return _change(await self._operations.apply(_request(request), wanted, request.force))
 
     @_mapped
     async def ListAudit(  # noqa: N802

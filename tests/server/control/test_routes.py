@@ -188,3 +188,16 @@ class RouteMachine(RuleBasedStateMachine):
 
 TestRouteMachine = RouteMachine.TestCase
 TestRouteMachine.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+
+
+def test_roles_are_assigned_in_one_step() -> None:
+    route = Route("m", 5, primary=1, shadows={2: 1.0, 3: 0.5})
+    assert route.assigned(1, {2: 1.0, 3: 0.5}) is route
+    assert route.assigned(2, {3: 0.5, 4: 0.1}) == Route("m", 6, primary=2, previous=1, shadows={3: 0.5, 4: 0.1})
+    # The old primary may be watched instead of kept warm.
+    assert route.assigned(2, {1: 1.0}) == Route("m", 6, primary=2, shadows={1: 1.0}, idle=frozenset({3}))
+    assert route.assigned(1, {}) == Route("m", 6, primary=1, idle=frozenset({2, 3}))
+    with pytest.raises(Refused, match="is the primary and cannot shadow itself"):
+        route.assigned(2, {2: 1.0})
+    with pytest.raises(InvalidRequest, match=r"expected a share in \(0, 1\], received 2"):
+        route.assigned(1, {2: 2.0})
