@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import time
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
+
+# Share of the machine below which it is calm, seconds of a look, and seconds to wait for it.
+CALM: Final = 0.1
+LOOK: Final = 0.2
+PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,16 @@ def busy_seconds() -> float:
     # Linux counts guest time within user time.
     guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return float(sum(times) - idle - guest)
+
+
+def await_calm() -> None:
+    """Waits until the machine has little to do, or for as long as it is reasonable to."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        busy = busy_seconds()
+        time.sleep(LOOK)
+        if busy_seconds() - busy < CALM * LOOK * cores():
+            return
 
 
 def cores() -> int:
