@@ -72,7 +72,7 @@ class Frontend:
         }
         self._transport = transport(settings.transport)(
             methods,
-            self._observation.ended,
+            self._observation.calls_ended,
             self._inferences.after_pass,
             settings.grpc,
             settings.max_message_bytes,

@@ -96,14 +96,20 @@ class Observation:
         size.inputs += reading + run.joining
         size.outputs += writing
 
-    def ended(self, call: Call, status: str) -> None:
-        """Counts a call as it ends, and keeps its trace if that is sampled."""
-        key = (call.method, status)
-        histogram = self._calls.get(key)
-        if histogram is None:
-            histogram = self._calls[key] = Histogram(CALL_BOUNDS)
-        histogram.add(time.perf_counter() - call.start)
-        self.traced(call, status)
+    def calls_ended(self, ended: Sequence[tuple[Call, str]]) -> None:
+        """Counts calls that ended just now, with their statuses, and keeps the traces of those that are sampled."""
+        now = time.perf_counter()
+        durations: dict[tuple[str, str], list[float]] = {}
+        for call, status in ended:
+            durations.setdefault((call.method, status), []).append(now - call.start)
+        for key, seconds in durations.items():
+            histogram = self._calls.get(key)
+            if histogram is None:
+                histogram = self._calls[key] = Histogram(CALL_BOUNDS)
+            histogram.add_all(seconds)
+        if self._sampler.enabled:
+            for call, status in ended:
+                self.traced(call, status)
 
     def traced(self, call: Call, status: str) -> None:
         """Keeps the trace of a call as it ends, if it is sampled."""

@@ -49,7 +49,8 @@ class Bench:
         """Has one request answered."""
         held = self.put(message, **call)
         await asyncio.wait_for(held.over.wait(), 30)
-        self.observation.ended(held, held.result.status if isinstance(held.result, Exception) else "OK")
+        status = held.result.status if isinstance(held.result, Exception) else "OK"
+        self.observation.calls_ended([(held, status)])
         return held
 
 
@@ -178,7 +179,7 @@ async def test_a_trace_has_the_callers_context_and_the_time_of_the_run(bench: Be
 
 async def test_traces_are_bounded_and_what_is_left_out_is_counted(bench: Bench) -> None:
     for _ in range(MAX_TRACES + 2):
-        bench.observation.ended(HeldCall(), "OK")
+        bench.observation.calls_ended([(HeldCall(), "OK")])
     assert bench.observation.traces_dropped == 2
     assert len(bench.observation.take_traces()) == MAX_TRACES
 
@@ -218,7 +219,7 @@ async def test_the_time_of_a_request_is_told_apart_by_what_it_was_spent_on() -> 
 
 async def test_calls_are_counted_by_method_and_status(bench: Bench) -> None:
     for method, status in (("a/B", "OK"), ("a/B", "OK"), ("a/B", "NOT_FOUND"), ("_OTHER", "UNIMPLEMENTED")):
-        bench.observation.ended(HeldCall(method=method), status)
+        bench.observation.calls_ended([(HeldCall(method=method), status)])
     counts = {(call.method, call.status): sum(call.durations.counts) for call in bench.observation.calls()}
     assert counts == {("a/B", "OK"): 2, ("a/B", "NOT_FOUND"): 1, ("_OTHER", "UNIMPLEMENTED"): 1}
 

@@ -98,7 +98,8 @@ async def until(condition: Any) -> None:
 async def serving(maker: Any) -> AsyncIterator[tuple[Bench, grpc.aio.Channel]]:
     bench = Bench()
     methods = bench.streams.methods("test.Inference")
-    transport: Transport = maker(methods, bench.observation.ended, bench.inferences.after_pass, "127.0.0.1:0", LARGEST)
+    observer, after_pass = bench.observation.calls_ended, bench.inferences.after_pass
+    transport: Transport = maker(methods, observer, after_pass, "127.0.0.1:0", LARGEST)
     bench.transport = transport
     port = await transport.start()
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))

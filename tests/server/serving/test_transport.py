@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
@@ -44,8 +44,8 @@ class Bench:
             "test.Echo/Stream": Stream(self._stream),
         }
 
-    def observe(self, call: Call, status: str) -> None:
-        self.observed.append((call.method, status))
+    def observe(self, ended: Sequence[tuple[Call, str]]) -> None:
+        self.observed += [(call.method, status) for call, status in ended]
         self.ended.set()
 
     def after_pass(self) -> None:

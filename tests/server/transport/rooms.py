@@ -59,8 +59,8 @@ class House:
             "test.House/FailLate": Stream(self._fail_late),
         }
 
-    def observe(self, call: Call, status: str) -> None:
-        self.observed.append((call.method.rpartition("/")[2], status))
+    def observe(self, ended: Sequence[tuple[Call, str]]) -> None:
+        self.observed += [(call.method.rpartition("/")[2], status) for call, status in ended]
 
     def _echo(self, call: Call) -> None:
         decorate(call)

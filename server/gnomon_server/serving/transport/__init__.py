@@ -84,8 +84,8 @@ class Stream:
 Methods = Mapping[str, Unary | Stream]
 # Called when everything that arrived together has been handed over.
 AfterPass = Callable[[], None]
-# Called once as a call ends, with the name of its status.
-Observer = Callable[[Call, str], None]
+# Called with calls that ended, each once, and the names of their statuses.
+Observer = Callable[[Sequence[tuple[Call, str]]], None]
 
 
 def broken_off(call: Call) -> str:

@@ -90,9 +90,9 @@ class _Handlers(grpc.GenericRpcHandler):
                 raise
             except asyncio.CancelledError:
                 call.ended = True
-                self._observer(call, broken_off(call))
+                self._observer(((call, broken_off(call)),))
                 raise
-            self._observer(call, "OK")
+            self._observer(((call, "OK"),))
             return answer
 
         return grpc.unary_unary_rpc_method_handler(unary)
@@ -109,10 +109,10 @@ class _Handlers(grpc.GenericRpcHandler):
             except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status, never a stack trace
                 await self._abort(call, error)
             except (asyncio.CancelledError, GeneratorExit):
-                self._observer(call, broken_off(call))
+                self._observer(((call, broken_off(call)),))
                 raise
             else:
-                self._observer(call, "OK")
+                self._observer(((call, "OK"),))
 
         return grpc.stream_stream_rpc_method_handler(stream)
 
@@ -128,7 +128,7 @@ class _Handlers(grpc.GenericRpcHandler):
         if not isinstance(error, GnomonError):
             log.error("%s failed", call.method, exc_info=error)
             error = Internal("internal error")
-        self._observer(call, error.status)
+        self._observer(((call, error.status),))
         await call.send_metadata()
         await call.context.abort(grpc.StatusCode[error.status], status_text(str(error)))
 

@@ -23,9 +23,16 @@ class Http2Call(Call):
     tick = 0
 
     def __init__(
-        self, connection: Connection, stream: int, headers: Headers, method: str, timeout: float | None, message: bytes
+        self,
+        connection: Connection,
+        stream: int,
+        headers: Headers,
+        method: str,
+        timeout: float | None,
+        message: bytes,
+        came: tuple[float, int],
     ) -> None:
-        super().__init__(method, message)
+        super().__init__(method, message, *came)
         self._connection = connection
         self._headers = headers
         self._deadline = None if timeout is None else time.monotonic() + timeout

@@ -162,7 +162,7 @@ class Connection:
         if call.tick:
             self._transport.deadlines.remove(call, call.tick)
         self._transport.touch(self)
-        self._transport.observer(call, status)
+        self._transport.over(call, status)
 
     def _write(self) -> None:
         more = True
@@ -271,7 +271,8 @@ class Connection:
 
     def _observe(self, refused: Refused) -> None:
         name, _ = self._transport.handlers.get(refused.path, (OTHER, None))
-        self._transport.observer(Http2Call(self, 0, refused.headers, name, None, b""), refused.status)
+        call = Http2Call(self, 0, refused.headers, name, None, b"", self._transport.now)
+        self._transport.over(call, refused.status)
 
     def _take(self, arrival: Arrival) -> None:
         if isinstance(arrival, Whole):
@@ -294,7 +295,7 @@ class Connection:
     def _call(self, whole: Whole) -> None:
         stream, headers, path, timeout, message = whole
         name, method = self._transport.handlers[path]
-        call = self._calls[stream] = Http2Call(self, stream, headers, name, timeout, message)
+        call = self._calls[stream] = Http2Call(self, stream, headers, name, timeout, message, self._transport.now)
         if timeout is not None:
             call.tick = self._transport.deadlines.add(call, timeout)
         try:
@@ -306,7 +307,9 @@ class Connection:
     def _open(self, opened: Opened) -> None:
         stream = opened.stream
         name, method = self._transport.handlers.get(opened.path, (OTHER, None))
-        call = self._calls[stream] = Http2Call(self, stream, opened.headers, name, opened.timeout, b"")
+        call = self._calls[stream] = Http2Call(
+            self, stream, opened.headers, name, opened.timeout, b"", self._transport.now
+        )
         if opened.timeout is not None:
             call.tick = self._transport.deadlines.add(call, opened.timeout)
         if not isinstance(method, Stream):

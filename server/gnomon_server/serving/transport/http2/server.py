@@ -6,11 +6,12 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from dataclasses import replace
 from typing import Final
 
 from gnomon_server.errors import InvalidRequest
-from gnomon_server.serving.transport import AfterPass, Methods, Observer, Unary
+from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Unary
 from gnomon_server.serving.transport.http2.call import Http2Call
 from gnomon_server.serving.transport.http2.connection import Connection
 from gnomon_server.serving.transport.http2.deadlines import Deadlines
@@ -49,11 +50,15 @@ class Http2Transport:
         # By path, as it comes.
         self.handlers = {f"/{name}".encode(): (name, method) for name, method in methods.items()}
         self.unary = frozenset(path for path, (_, method) in self.handlers.items() if isinstance(method, Unary))
-        self.observer = observer
         self.limits = replace(limits or Limits(), message_bytes=max_message_bytes)
         self.deadlines: Deadlines[Http2Call] = Deadlines(Http2Call.expire)
         # What every connection reads into; a new one for each would cost more than the reading.
         self.buffer = memoryview(bytearray(RECEIVE))
+        # When this pass began: time.perf_counter(), and nanoseconds since the epoch.
+        self.now = time.perf_counter(), time.time_ns()
+        # Calls that ended in this pass, with their statuses.
+        self._ended: list[tuple[Call, str]] = []
+        self._observer = observer
         self._after_pass = after_pass
         self._address = address
         self._tls = None if tls is None else Reloaded(tls, context)
@@ -96,6 +101,7 @@ class Http2Transport:
         self._end_pass()
         for connection in tuple(self._connections):
             connection.close()
+        self._end_pass()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.deadlines.close()
@@ -104,8 +110,13 @@ class Http2Transport:
         """Takes that a connection has something to write once this pass is over."""
         self._touched.add(connection)
         if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._end_pass)
+            self._schedule()
+
+    def over(self, call: Call, status: str) -> None:
+        """Takes that a call has ended, to be told once this pass is over."""
+        self._ended.append((call, status))
+        if not self._scheduled:
+            self._schedule()
 
     def forget(self, connection: Connection) -> None:
         """Takes that a connection is closed."""
@@ -114,14 +125,22 @@ class Http2Transport:
         if not self._connections:
             self._empty.set()
 
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self.now = time.perf_counter(), time.time_ns()
+        self.loop.call_soon(self._end_pass)
+
     def _end_pass(self) -> None:
-        """Begins what this pass received, then writes each connection's answers at once."""
+        """Begins what this pass received, tells what ended, then writes each connection's answers at once."""
         try:
             self._after_pass()
         except Exception:
             # Those who wait for an answer of this pass wait on; nobody else may.
             log.exception("a pass failed")
         self._scheduled = False
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._observer(ended)
         touched, self._touched = self._touched, set()
         for connection in touched:
             connection.flush()

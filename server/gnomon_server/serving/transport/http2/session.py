@@ -12,27 +12,25 @@ from typing import Final
 
 import ngh2
 
-from gnomon_server.errors import Exhausted, GnomonError, Internal, InvalidRequest, NotOffered
+from gnomon_server.errors import Exhausted, GnomonError, Internal, NotOffered
 from gnomon_server.serving.transport import Pairs
 from gnomon_server.serving.transport.http2.arrivals import (
     Arrival,
     Cancelled,
     HalfClosed,
+    Headers,
     Message,
     Opened,
     Refused,
     Whole,
 )
-from gnomon_server.serving.transport.http2.framing import ENCODINGS, Assembler, only_message, prefix, unknown_encoding
+from gnomon_server.serving.transport.http2.framing import ENCODINGS, Assembler, only_message, prefix
+from gnomon_server.serving.transport.http2.head import CONTENT_TYPE, Head, read
 from gnomon_server.serving.transport.http2.incoming import Incoming
 from gnomon_server.serving.transport.http2.limits import Limits
 from gnomon_server.serving.transport.http2.metadata import STATUS, outgoing, percent_encoded
-from gnomon_server.serving.transport.http2.metadata import timeout_seconds as seconds
 from gnomon_server.serving.transport.http2.pings import PingStrikes
 
-CONTENT_TYPE: Final = b"application/grpc"
-# What may follow: a message format, or parameters. "application/grpc-web" is another protocol.
-CONTENT_TYPES: Final = (CONTENT_TYPE + b"+", CONTENT_TYPE + b";")
 OPENING: Final = [
     (b":status", b"200"),
     (b"content-type", CONTENT_TYPE),
@@ -65,6 +63,9 @@ class Session:
         self._held = 0
         self._handed = 0
         self._strikes = PingStrikes(limits.pings, limits.ping_seconds, clock)
+        # The last request's headers and what they mean: most clients send the same again and again.
+        self._headers: Headers = ()
+        self._head = Head()
         self._http2 = ngh2.Connection(ngh2.Role.SERVER, _configuration(limits))
         self._http2.initiate_connection(
             {
@@ -231,26 +232,23 @@ class Session:
 
     def _request(self, event: ngh2.RequestReceived, arrivals: list[Arrival]) -> None:
         number, headers = event.stream_id, event.headers
-        fields = dict(headers)
-        kind = fields.get(b"content-type", b"")
-        if (kind != CONTENT_TYPE and not kind.startswith(CONTENT_TYPES)) or fields[b":method"] != b"POST":
-            self._no_grpc(number, fields, event.end_stream)
+        if headers != self._headers:
+            self._headers, self._head = headers, read(headers)
+        head = self._head
+        if head.refused is not None:
+            self._no_grpc(number, head.refused, event.end_stream)
             return
         self.begun += 1
-        path = fields.get(b":path", b"")
-        raw = fields.get(b"grpc-timeout")
-        timeout = None if raw is None else seconds(raw)
-        stream = self._streams[number] = Incoming(headers, path, timeout, path in self._unary)
-        encoding = fields.get(b"grpc-encoding")
-        if (raw is not None and timeout is None) or (encoding is not None and encoding not in ENCODINGS):
+        stream = self._streams[number] = Incoming(headers, head.path, head.timeout, head.path in self._unary)
+        if head.error is not None:
             stream.ended = event.end_stream
-            self._refuse(number, stream, _unacceptable(encoding), arrivals)
+            self._refuse(number, stream, head.error, arrivals)
             return
-        if encoding is not None:
-            stream.assembler = Assembler(encoding, self._limits.message_bytes)
+        if head.encoding is not None:
+            stream.assembler = Assembler(head.encoding, self._limits.message_bytes)
         if not stream.unary:
             stream.begun = True
-            arrivals.append(Opened(number, headers, path, timeout))
+            arrivals.append(Opened(number, headers, head.path, head.timeout))
         if event.end_stream:
             self._end(number, arrivals)
 
@@ -325,9 +323,7 @@ class Session:
             self._let_go(number, stream)
             arrivals.append(_over(number, stream, "CANCELLED"))
 
-    def _no_grpc(self, number: int, fields: dict[bytes, bytes], ended: bool) -> None:
-        """Answers what is not gRPC with HTTP's own statuses, as the specification asks for."""
-        status = b"405" if fields[b":method"] != b"POST" else b"415"
+    def _no_grpc(self, number: int, status: bytes, ended: bool) -> None:
         if not ended:
             self._ignored[number] = IGNORED
         self._quietly(lambda: self._http2.send_response(number, [(b":status", status)], end_stream=True))
@@ -390,12 +386,6 @@ def _configuration(limits: Limits) -> ngh2.Configuration:
         max_inbound_header_list_size=4 * limits.header_bytes,
         stream_reset_rate_limit=(limits.resets, limits.resets_per_second),
     )
-
-
-def _unacceptable(encoding: bytes | None) -> GnomonError:
-    if encoding is not None and encoding not in ENCODINGS:
-        return unknown_encoding(encoding)
-    return InvalidRequest("grpc-timeout: expected 1 to 8 digits and a unit")
 
 
 def _over(number: int, stream: Incoming, status: str) -> Arrival:

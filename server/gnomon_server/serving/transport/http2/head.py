@@ -1,0 +1,46 @@
+"""The head of a request: what its header fields mean to gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gnomon_server.errors import GnomonError, InvalidRequest
+from gnomon_server.serving.transport.http2.arrivals import Headers
+from gnomon_server.serving.transport.http2.framing import ENCODINGS, unknown_encoding
+from gnomon_server.serving.transport.http2.metadata import timeout_seconds
+
+CONTENT_TYPE: Final = b"application/grpc"
+# What may follow: a message format, or parameters. "application/grpc-web" is another protocol.
+CONTENT_TYPES: Final = (CONTENT_TYPE + b"+", CONTENT_TYPE + b";")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a request says before its messages."""
+
+    path: bytes = b""
+    # Seconds, as received.
+    timeout: float | None = None
+    encoding: bytes | None = None
+    # HTTP's own status for what is not gRPC, as the specification asks for.
+    refused: bytes | None = None
+    # How a call must end whose head is malformed.
+    error: GnomonError | None = None
+
+
+def read(headers: Headers) -> Head:
+    """Returns what header fields mean; HTTP/2 has checked that the pseudo fields are there."""
+    fields = dict(headers)
+    kind = fields.get(b"content-type", b"")
+    if fields[b":method"] != b"POST":
+        return Head(refused=b"405")
+    if kind != CONTENT_TYPE and not kind.startswith(CONTENT_TYPES):
+        return Head(refused=b"415")
+    path, encoding, raw = fields.get(b":path", b""), fields.get(b"grpc-encoding"), fields.get(b"grpc-timeout")
+    timeout = None if raw is None else timeout_seconds(raw)
+    if encoding is not None and encoding not in ENCODINGS:
+        return Head(path, timeout, error=unknown_encoding(encoding))
+    if raw is not None and timeout is None:
+        return Head(path, error=InvalidRequest("grpc-timeout: expected 1 to 8 digits and a unit"))
+    return Head(path, timeout, encoding)
