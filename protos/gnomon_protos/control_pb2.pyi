@@ -229,6 +229,9 @@ class Report(_message.Message):
     PRIMARY_DIGEST_FIELD_NUMBER: _builtins.int
     SHADOW_DIGEST_FIELD_NUMBER: _builtins.int
     REPETITION_FIELD_NUMBER: _builtins.int
+    STRATA_FIELD_NUMBER: _builtins.int
+    AGREEMENT_OF_TRAFFIC_FIELD_NUMBER: _builtins.int
+    THINNINGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     primary: _builtins.int
     shadow: _builtins.int
@@ -240,6 +243,8 @@ class Report(_message.Message):
     shadow_reason: _builtins.str
     primary_digest: _builtins.str
     shadow_digest: _builtins.str
+    agreement_of_traffic: _builtins.float
+    """The mean over all of the primary's requests: each compared one stands for 1 / share of them."""
     @_builtins.property
     def outcomes(self) -> Global___Outcomes: ...
     @_builtins.property
@@ -262,6 +267,14 @@ class Report(_message.Message):
     def repetition(self) -> Global___Repetition:
         """Unset until a request was run again."""
 
+    @_builtins.property
+    def strata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stratum]:
+        """What was found by the share that was mirrored, the largest first."""
+
+    @_builtins.property
+    def thinnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Thinning]:
+        """When the guard thinned the mirroring of this model, newest first."""
+
     def __init__(
         self,
         *,
@@ -282,10 +295,13 @@ class Report(_message.Message):
         primary_digest: _builtins.str = ...,
         shadow_digest: _builtins.str = ...,
         repetition: Global___Repetition | None = ...,
+        strata: _abc.Iterable[Global___Stratum] | None = ...,
+        agreement_of_traffic: _builtins.float = ...,
+        thinnings: _abc.Iterable[Global___Thinning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "agreement_of_traffic", b"agreement_of_traffic", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "strata", b"strata", "thinnings", b"thinnings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -345,6 +361,70 @@ class Observations(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Observations: _TypeAlias = Observations  # noqa: Y015
+
+@_typing.final
+class Stratum(_message.Message):
+    """Requests that were selected from one share of the primary's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    sample: _builtins.float
+    received: _builtins.int
+    """Reached the worker and have an outcome; of these, compared; the mean of their shares of agreeing rows."""
+    compared: _builtins.int
+    agreement: _builtins.float
+    def __init__(
+        self,
+        *,
+        sample: _builtins.float = ...,
+        received: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        agreement: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "compared", b"compared", "received", b"received", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stratum: _TypeAlias = Stratum  # noqa: Y015
+
+@_typing.final
+class Thinning(_message.Message):
+    """A time in which less was mirrored than was wished, to relieve the primary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    since: _builtins.str
+    """RFC 3339, UTC; until is empty while it lasts."""
+    until: _builtins.str
+    factor: _builtins.float
+    """The smallest part of the share that was mirrored."""
+    cause: _builtins.str
+    """What crossed its limit: "latency", "queue" or "pressure"."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.str = ...,
+        until: _builtins.str = ...,
+        factor: _builtins.float = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "factor", b"factor", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Thinning: _TypeAlias = Thinning  # noqa: Y015
 
 @_typing.final
 class Outcomes(_message.Message):

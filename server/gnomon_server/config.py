@@ -22,7 +22,7 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 # How msgspec names a field that nobody knows.
 UNKNOWN = re.compile(r"unknown field `(.*)`")
 # Settings that are tables of their own, and have no environment variable.
-TABLES = ("policy", "models", "mirror", "tls", "audit")
+TABLES = ("policy", "models", "mirror", "guard", "tls", "audit")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 ShareOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -160,6 +160,19 @@ class MirrorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence: Annotated[float, msgspec.Meta(ge=2)] = 60.0
 
 
+class GuardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits above which mirroring is thinned to relieve the primaries; 0 is none."""
+
+    # Seconds within which a model answers 99 of 100 requests.
+    latency: NotNegative = 0.0
+    # Requests of a model in flight at once, on the average of a second.
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 512
+    # Share of the time in which something waits for a processor, as Linux' pressure stall information says.
+    pressure: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    # Seconds of calm after which a share that was halved doubles again.
+    recovery: Positive = 5.0
+
+
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PEM files of the gRPC port; without a certificate it speaks plain text."""
 
@@ -203,6 +216,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # By model; what a model leaves out comes from "*", if that is there.
     models: dict[str, dict[str, Any]] = {}
     mirror: MirrorSettings = MirrorSettings()
+    guard: GuardSettings = GuardSettings()
     tls: TlsSettings = TlsSettings()
     audit: AuditSettings = AuditSettings()
 

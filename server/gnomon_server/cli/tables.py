@@ -14,6 +14,8 @@ from rich.text import Text
 from gnomon_protos import control_pb2
 from gnomon_server.cli.screen import styled
 
+# Lines on when mirroring was thinned; JSON has all.
+SHOWN_THINNINGS: Final = 3
 STYLES: Final = {
     "promote": "bold green",
     "reject": "bold red",
@@ -64,6 +66,7 @@ def report(found: control_pb2.Report) -> RenderableType:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
     lines += [agreement(found.agreement), *findings(verdict.findings), outcomes(found.outcomes)]
     lines += observations(found.observations)
+    lines += thinned(found)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
     lines.append(f"                      shadow, in batches, {latency(found.shadow_latency)}")
     if found.HasField("repetition"):
@@ -148,6 +151,18 @@ def outcomes(found: control_pb2.Outcomes) -> str:
     }
     shown = " + ".join(f"{count:,} {name}" for name, count in parts.items() if count or name == "compared")
     return f"requests: {found.selected:,} selected = {shown}"
+
+
+def thinned(found: control_pb2.Report) -> list[str]:
+    """Returns what the guard thinned when, and what that means for the agreement; nothing where it never did."""
+    lines = []
+    for one in found.thinnings[:SHOWN_THINNINGS]:
+        when = f"from {one.since} to {one.until}" if one.until else f"[yellow]since {one.since}[/]"
+        lines.append(f"thinned: {when}, down to {one.factor:.3g} of the share ({one.cause})")
+    if len(found.strata) > 1:
+        shares = "; ".join(f"{s.agreement:.2%} of {s.compared:,} at {s.sample:.3g}" for s in found.strata)
+        lines.append(f"by share of requests: {shares}; all traffic {found.agreement_of_traffic:.2%}")
+    return lines
 
 
 def latency(found: control_pb2.Latency) -> str:

@@ -12,7 +12,14 @@ from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire import histogram, sketch
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import FlipTally, HistogramCounts, OutputTally, RepeatTally, SketchCounts
+from gnomon_server.wire.messages import (
+    FlipTally,
+    HistogramCounts,
+    OutputTally,
+    RepeatTally,
+    SketchCounts,
+    StratumTally,
+)
 
 _NO_RUNS: Final = histogram.empty(DURATION_BOUNDS)
 
@@ -93,6 +100,8 @@ class Comparison:
     evidence: Evidence = field(default_factory=Evidence)
     # The first decision; later data does not take it back.
     decided: Verdict | None = None
+    # By the share that was mirrored, the largest first.
+    strata: tuple[StratumTally, ...] = ()
 
     def plus(self, other: Comparison) -> Comparison:
         """Returns the sum of two parts."""
@@ -111,7 +120,19 @@ class Comparison:
             repeats=repetitions.merge(self.repeats, other.repeats),
             evidence=self.evidence.plus(other.evidence),
             decided=_decided(self.decided, other.decided),
+            strata=_strata((*self.strata, *other.strata)),
         )
+
+    @property
+    def agreement_of_traffic(self) -> float:
+        """The agreement over all of the primary's requests: each compared one stands for 1 / share of them.
+
+        Horvitz and Thompson, "A generalization of sampling without replacement from a finite universe", 1952, with the
+        estimated number of requests as denominator. 1 where nothing was compared.
+        """
+        requests = sum(stratum.compared / stratum.sample for stratum in self.strata)
+        agreement = sum(stratum.agreement_sum / stratum.sample for stratum in self.strata)
+        return agreement / requests if requests else 1.0
 
     def closed(self) -> Comparison:
         """Returns the comparison after the worker is gone: nothing is pending, what was is dropped."""
@@ -133,6 +154,20 @@ def merged(tallies: Iterable[OutputTally]) -> tuple[OutputTally, ...]:
         key = (tally.output, tally.comparator, tally.tolerance)
         sums[key] = _sum(sums[key], tally) if key in sums else tally
     return tuple(sums.values())
+
+
+def _strata(tallies: Iterable[StratumTally]) -> tuple[StratumTally, ...]:
+    sums: dict[float, StratumTally] = {}
+    for tally in tallies:
+        known = sums.get(tally.sample, StratumTally(tally.sample, 0, 0, 0.0, 0))
+        sums[tally.sample] = StratumTally(
+            tally.sample,
+            known.received + tally.received,
+            known.compared + tally.compared,
+            known.agreement_sum + tally.agreement_sum,
+            known.disagreeing + tally.disagreeing,
+        )
+    return tuple(sums[sample] for sample in sorted(sums, reverse=True))
 
 
 def _sum(one: OutputTally, other: OutputTally) -> OutputTally:

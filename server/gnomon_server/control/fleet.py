@@ -15,6 +15,7 @@ import msgspec
 from gnomon_server.config import Settings
 from gnomon_server.control import totals
 from gnomon_server.control.child import Child
+from gnomon_server.control.guarding import Guarding
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan
 from gnomon_server.control.routes import Route
@@ -63,6 +64,8 @@ class Fleet:
         self._routes: Mapping[str, Route] = {}
         self._refs: Mapping[Key, VersionRef] = {}
         self._warm: frozenset[Key] = frozenset()
+        self.guarding = Guarding(settings.guard, self)
+        self._factors: Mapping[str, float] = {}
         self._plan = FrontendPlan(0, ())
         self._acks: dict[Child, FrontendAck] = {}
         # Whether an ack or a report has come that someone may wait for.
@@ -131,6 +134,12 @@ class Fleet:
         self._adjust_workers()
         return self._replan()
 
+    def thin(self, factors: Mapping[str, float]) -> None:
+        """Mirrors these parts of each shadow's share, by model, until it is told others; a model left out, all."""
+        if factors != self._factors:
+            self._factors = factors
+            self._replan()
+
     async def settled(self, generation: int, seconds: float) -> None:
         """Waits until every frontend has made a generation true; raises NotReady if that takes too long."""
         try:
@@ -180,7 +189,7 @@ class Fleet:
 
     def _replan(self) -> int:
         feeds = {key: worker.feed for key, worker in self._workers.items() if worker.feed is not None}
-        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, self._warm)
+        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, self._warm, self._factors)
         if plan != self._plan or not plan.generation:
             self._plan = msgspec.structs.replace(plan, generation=self._plan.generation + 1)
             for frontend in self._frontends:

@@ -186,6 +186,7 @@ class _Epoch:
             primary_times=row.tally.primary_times,
             repeats=row.tally.repeats,
             evidence=evidence,
+            strata=row.tally.strata,
         )
 
     @staticmethod

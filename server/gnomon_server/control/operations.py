@@ -245,7 +245,9 @@ class Operations:
             raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected one of {shown}")
         policy = self._settings.policy_of(model)
         states = (self._fleet.state(model, route.primary), self._fleet.state(model, shadow))
-        return reports.report(comparison, route, policy, self._judge(comparison, policy), states)
+        found = reports.report(comparison, route, policy, self._judge(comparison, policy), states)
+        found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
+        return found
 
     def judge(self) -> None:
         """Looks at the evidence on every shadow, so that a decision is kept from the moment when it can be taken."""

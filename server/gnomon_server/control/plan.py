@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from gnomon_server.control.routes import Route
 from gnomon_server.wire.messages import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
 
 # (model, version)
 Key = tuple[str, int]
+NO_FACTORS: Final[Mapping[str, float]] = {}
 
 
 def frontend_plan(
@@ -17,20 +19,24 @@ def frontend_plan(
     refs: Mapping[Key, VersionRef],
     feeds: Mapping[Key, ShadowFeed],
     warm: frozenset[Key] = frozenset(),
+    factors: Mapping[str, float] = NO_FACTORS,
 ) -> FrontendPlan:
     """Returns the plan for every frontend.
 
     A version is loaded if it is primary, previous or to be warm for a promotion, and on disk; a shadow is mirrored to
-    once its worker has been ready. A model without a primary is there and answers nothing.
+    once its worker has been ready, at its share times the model's factor. A model without a primary is there and
+    answers nothing.
     """
-    return FrontendPlan(
-        generation,
-        tuple(_model_plan(route, refs, feeds, warm) for _, route in sorted(routes.items())),
-    )
+    models = [_model_plan(route, refs, feeds, warm, factors.get(name, 1.0)) for name, route in sorted(routes.items())]
+    return FrontendPlan(generation, tuple(models))
 
 
 def _model_plan(
-    route: Route, refs: Mapping[Key, VersionRef], feeds: Mapping[Key, ShadowFeed], warm: frozenset[Key]
+    route: Route,
+    refs: Mapping[Key, VersionRef],
+    feeds: Mapping[Key, ShadowFeed],
+    warm: frozenset[Key],
+    factor: float,
 ) -> ModelPlan:
     answering = {route.primary, route.previous} - {0} | {version for model, version in warm if model == route.model}
     return ModelPlan(
@@ -38,7 +44,7 @@ def _model_plan(
         primary=route.primary,
         versions=tuple(refs[route.model, version] for version in sorted(answering) if (route.model, version) in refs),
         shadows=tuple(
-            _with_sample(feeds[route.model, version], sample)
+            _with_sample(feeds[route.model, version], sample * factor)
             for version, sample in sorted(route.shadows.items())
             if (route.model, version) in feeds
         ),

@@ -13,11 +13,12 @@ from gnomon_server.control import repetitions
 from gnomon_server.control.claims import advice, claims, correlation, design_effect, disagreement
 from gnomon_server.control.comparison import Comparison, Outcomes
 from gnomon_server.control.evidence import Evidence
+from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.latencies import latency
 from gnomon_server.control.repetitions import ALPHA
 from gnomon_server.control.routes import Route
 from gnomon_server.control.verdict import KEEP_WATCHING, Finding, Verdict, find
-from gnomon_server.wire.messages import OutputTally, RepeatTally, VersionState
+from gnomon_server.wire.messages import OutputTally, RepeatTally, StratumTally, VersionState
 
 
 def report(
@@ -48,6 +49,18 @@ def report(
         primary_digest=primary.digest,
         shadow_digest=shadow.digest,
         repetition=repetitions.report(comparison.repeats, comparison.primary_times),
+        strata=map(_stratum, comparison.strata),
+        agreement_of_traffic=comparison.agreement_of_traffic,
+    )
+
+
+def thinning(found: Thinning) -> control_pb2.Thinning:
+    """Returns a time in which mirroring was thinned."""
+    return control_pb2.Thinning(
+        since=_time(found.since),
+        until=_time(found.until) if found.until else "",
+        factor=found.factor,
+        cause=found.cause,
     )
 
 
@@ -61,6 +74,13 @@ def to_json(message: control_pb2.Report) -> str:
 def from_json(text: str) -> control_pb2.Report:
     """Returns the report that `to_json` wrote, by whichever version of gnomon; what this one does not know is left."""
     return json_format.Parse(text, control_pb2.Report(), ignore_unknown_fields=True)
+
+
+def _stratum(tally: StratumTally) -> control_pb2.Stratum:
+    agreement = tally.agreement_sum / tally.compared if tally.compared else 1.0
+    return control_pb2.Stratum(
+        sample=tally.sample, received=tally.received, compared=tally.compared, agreement=agreement
+    )
 
 
 def _outcomes(outcomes: Outcomes) -> control_pb2.Outcomes:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS: Final = 1.0
 # Between looks at what other servers changed that share the store.
 FOLLOW_SECONDS: Final = 0.25
+GUARD_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 SHOWN_CHANGES: Final = 10
 
@@ -115,6 +116,7 @@ class Server:
         await self._settle(fleet)
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.
         stack.enter_context(_Task(_always(settings.poll, operations.look)))
+        stack.enter_context(_Task(_always(GUARD_SECONDS, fleet.guarding.look)))
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))

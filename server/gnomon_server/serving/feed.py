@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from gnomon_server.wire import hello
+from gnomon_server.wire import hello, record
 from gnomon_server.wire.messages import FeedCount, ShadowFeed
 
 log = logging.getLogger(__name__)
@@ -51,21 +51,30 @@ class Feed:
         try:
             await self._loop.sock_connect(connection, self.target.address)
             # Before anything can be offered: of whom the worker never heard, it cannot say that the rest was lost.
-            await self._loop.sock_sendall(connection, hello.encode(self._source))
+            await self._loop.sock_sendall(connection, hello.encode(self._source) + record.mark(self.target.sample))
         except OSError as error:
             log.warning("shadow %s/%d cannot be reached: %s", self.target.model, self.target.version, error)
             connection.close()
             return
         self._socket = connection
 
-    def offer(self, primary: int, record: Sequence[bytes]) -> None:
+    def aim(self, target: ShadowFeed) -> None:
+        """Takes the newest wish; what is offered from now on was selected from its share of the requests."""
+        if self._socket is not None and target.sample != self.target.sample:
+            # However full the feed is: what stands behind it must not be counted to another share.
+            self._gathered.append(record.mark(target.sample))
+            self._gathered_bytes += record.MARK.size
+            self._unsent_bytes += record.MARK.size
+        self.target = target
+
+    def offer(self, primary: int, buffers: Sequence[bytes]) -> None:
         """Takes the buffers of one selected request, or drops them."""
         self._selected[primary] = self._selected.get(primary, 0) + 1
-        size = sum(map(len, record))
+        size = sum(map(len, buffers))
         if self._socket is None or self._unsent_bytes + size > self._limit:
             self._dropped[primary] = self._dropped.get(primary, 0) + 1
             return
-        self._gathered.extend(record)
+        self._gathered.extend(buffers)
         self._gathered_bytes += size
         self._unsent_bytes += size
         if self._gathered_bytes >= FLUSH_BYTES:

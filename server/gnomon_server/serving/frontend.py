@@ -149,7 +149,7 @@ class Frontend:
             await feed.connect()
             self._feeds[epoch] = feed
         for epoch, target in wished.items():
-            self._feeds[epoch].target = target
+            self._feeds[epoch].aim(target)
 
     def _close_feeds(self, wished: Mapping[str, ShadowFeed]) -> None:
         for epoch in self._feeds.keys() - wished.keys():

@@ -34,7 +34,7 @@ class Mirrored(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests of one primary version and one layout; of several, each has rows of its own."""
+    """Requests of one primary version, one share and one layout; of several, each has rows of its own."""
 
     requests: tuple[Mirrored, ...]
 
@@ -149,7 +149,7 @@ def group(requests: Iterable[Mirrored], batch_rows: int) -> list[Batch]:
     filling: dict[object, tuple[list[Mirrored], int]] = {}
     for request in requests:
         fit = request.fit
-        key = (request.record.primary, fit.group)
+        key = (request.record.primary, request.record.sample, fit.group)
         open_batch, rows = filling.get(key, (None, 0))
         if open_batch is None or fit.group is None or rows + fit.rows > batch_rows:
             open_batch, rows = [], 0

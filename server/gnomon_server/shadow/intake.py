@@ -45,6 +45,8 @@ class Cutter:
     def __init__(self) -> None:
         # As the hello names it; empty before.
         self.source = ""
+        # Share of the requests that the next record was selected from.
+        self._sample = 1.0
         self._parts: list[bytes] = []
         self._have = 0
         # Bytes without which nothing more can be cut.
@@ -58,11 +60,14 @@ class Cutter:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             offset = 0 if self.source else self._greet(data)
             while (size := self._next_size(data, offset)) is not None:
-                found = record.decode(data, offset)
-                if found is None:
-                    raise Malformed(f"expected a whole record of {size} bytes")
+                if size == record.MARK.size:
+                    _, self._sample = record.MARK.unpack_from(data, offset)
+                else:
+                    found = record.decode(data, offset, self._sample)
+                    if found is None:
+                        raise Malformed(f"expected a whole record of {size} bytes")
+                    yield found[0], size
                 offset += size
-                yield found[0], size
             self._parts = [data[offset:]]
             self._have = len(data) - offset
 
@@ -81,7 +86,7 @@ class Cutter:
         if rest < self._need:
             return None
         (total,) = _TOTAL.unpack_from(data, offset)
-        if total < record.HEAD.size:
+        if total < record.HEAD.size and total != record.MARK.size:
             raise Malformed(f"expected a record of at least {record.HEAD.size} bytes, received {total}")
         if rest < total:
             self._need = total

@@ -21,6 +21,7 @@ from gnomon_server.shadow.observations import Observations
 from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.repeats import Repeats
 from gnomon_server.shadow.repetition import Repeated
+from gnomon_server.shadow.strata import Strata
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
 from gnomon_server.wire.messages import HistogramCounts, Observing, OutputTally, PairTally
 from gnomon_server.wire.record import Record
@@ -57,7 +58,7 @@ class Tally:
     def count(self, records: Iterable[Record], outcome: str) -> None:
         """Counts records of which nobody will know whether the shadow agrees."""
         for record in records:
-            self._pair(record.primary).missed(outcome)
+            self._pair(record.primary).missed(outcome, record.sample)
 
     def end(self) -> None:
         """Takes that nothing more comes, for a reason that has nothing to do with what was observed."""
@@ -88,6 +89,7 @@ class _Pair:
     def __init__(self, chosen: Mapping[str, Chosen], observations: Observations) -> None:
         self.outcomes: Counter[str] = Counter()
         self.observations = observations
+        self.strata = Strata()
         self._agreement = 0.0
         self._disagreeing = 0
         self._chosen = chosen
@@ -101,6 +103,7 @@ class _Pair:
         agreement = compared.agreement
         count = len(agreement)
         self.outcomes[COMPARED] += count
+        self.strata.compared(compared.batch.requests[0].record.sample, agreement)
         self._agreement += float(agreement.sum())
         self._disagreeing += int(np.count_nonzero(agreement < 1))
         for name, divergences in compared.divergences.items():
@@ -121,9 +124,12 @@ class _Pair:
     def failed(self, ended: Uncompared) -> None:
         self.outcomes[ended.outcome] += len(ended.records)
         self.observations.failed(ended)
+        for record in ended.records:
+            self.strata.missed(record.sample)
 
-    def missed(self, outcome: str) -> None:
+    def missed(self, outcome: str, sample: float) -> None:
         self.outcomes[outcome] += 1
+        self.strata.missed(sample)
         self.observations.missed()
 
     def snapshot(self, model: str, primary: int, shadow: int) -> PairTally:
@@ -145,6 +151,7 @@ class _Pair:
             shadow_times=self._shadow_times.snapshot(),
             primary_times=self._primary_times.snapshot(),
             repeats=self.repeats.snapshot(),
+            strata=self.strata.snapshot(),
         )
 
 

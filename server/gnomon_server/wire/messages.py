@@ -354,6 +354,19 @@ class Observed(msgspec.Struct, frozen=True):
     metrics: tuple[MetricCounts, ...] = ()
 
 
+class StratumTally(msgspec.Struct, frozen=True):
+    """What was found of the requests of one pair that were selected from one share."""
+
+    # In (0, 1].
+    sample: float
+    # Requests that reached the worker and have an outcome, and of these those that were compared.
+    received: int
+    compared: int
+    # Over the compared ones, as of PairTally.
+    agreement_sum: float
+    disagreeing: int
+
+
 class PairTally(msgspec.Struct, frozen=True):
     """What one worker found between one primary and its shadow."""
 
@@ -378,6 +391,7 @@ class PairTally(msgspec.Struct, frozen=True):
     shadow_times: SketchCounts = SketchCounts((), 0.0)
     primary_times: SketchCounts = SketchCounts((), 0.0)
     repeats: RepeatTally = RepeatTally()
+    strata: tuple[StratumTally, ...] = ()
 
 
 class SourceCount(msgspec.Struct, frozen=True):

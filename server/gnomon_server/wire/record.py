@@ -14,6 +14,9 @@ import msgspec
 # peer length, trace state length.
 HEAD = struct.Struct("<IIqBqqqq16sQQHH")
 SAMPLED = 1
+# Stands between records: size of itself, which no record is so small as to have, and the share of the requests that
+# those after it were selected from.
+MARK = struct.Struct("<Id")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -37,6 +40,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     # Serialised inference.ModelInferRequest and inference.ModelInferResponse.
     request: bytes
     response: bytes
+    # Share of the requests that it was selected from, in (0, 1].
+    sample: float = 1.0
 
 
 def encode(record: Record) -> tuple[bytes, bytes, bytes]:
@@ -61,7 +66,12 @@ def encode(record: Record) -> tuple[bytes, bytes, bytes]:
     return head + peer + state, record.request, record.response
 
 
-def decode(buffer: bytes | bytearray | memoryview, offset: int = 0) -> tuple[Record, int] | None:
+def mark(sample: float) -> bytes:
+    """Returns what stands before records that were selected from another share of the requests than those before."""
+    return MARK.pack(MARK.size, sample)
+
+
+def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: float = 1.0) -> tuple[Record, int] | None:
     """Returns the record that begins at `offset` and where the next one begins, or None if it is incomplete."""
     if len(buffer) - offset < HEAD.size:
         return None
@@ -88,5 +98,6 @@ def decode(buffer: bytes | bytearray | memoryview, offset: int = 0) -> tuple[Rec
         trace_state=bytes(buffer[state:request]),
         request=bytes(buffer[request:response]),
         response=bytes(buffer[response : offset + total]),
+        sample=sample,
     )
     return record, offset + total

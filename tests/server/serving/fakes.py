@@ -148,16 +148,23 @@ class Reader:
         """Takes the next connection and reads its hello and `most` records from it, or all until it ends."""
         reader, _ = await self._connected.get()
         self.source = hello.decode(await reader.readexactly(hello.SIZE))
-        buffer, found = bytearray(), list[Record]()
+        buffer, found, sample = bytearray(), list[Record](), 0.0
         while most is None or len(found) < most:
             data = await reader.read(1 << 16)
             if not data:
                 assert not buffer
                 break
             buffer += data
-            while (decoded := record.decode(buffer)) is not None:
-                found.append(decoded[0])
-                del buffer[: decoded[1]]
+            while len(buffer) >= record.MARK.size:
+                size, share = record.MARK.unpack_from(buffer)
+                if size == record.MARK.size:
+                    sample = share
+                    del buffer[:size]
+                elif (decoded := record.decode(buffer, 0, sample)) is not None:
+                    found.append(decoded[0])
+                    del buffer[: decoded[1]]
+                else:
+                    break
         return found
 
     async def leave(self) -> None:

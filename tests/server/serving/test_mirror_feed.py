@@ -51,6 +51,28 @@ async def test_records_arrive_whole_and_in_order(address: str) -> None:
         feed.close()
 
 
+async def test_a_record_counts_to_the_share_that_held_when_it_was_offered_however_full_the_feed(address: str) -> None:
+    async with Reader(address) as worker:
+        room = 2 * len(b"".join(record.encode(mirrored(b"x")))) + record.MARK.size
+        feed = Feed(shadow(address, sample=0.5), room)
+        await feed.connect()
+        offered(feed, b"x")
+        feed.aim(shadow(address, sample=0.25))
+        offered(feed, b"x")
+        # Full: it is dropped, and still the share of what comes later is known.
+        offered(feed, b"x")
+        feed.aim(shadow(address, sample=0.5))
+        feed.flush()
+        offered(feed, b"y")
+        assert [(one.request, one.sample) for one in await worker.records(3)] == [
+            (b"x", 0.5),
+            (b"x", 0.25),
+            (b"y", 0.5),
+        ]
+        assert (only(feed).selected, only(feed).dropped) == (4, 1)
+        feed.close()
+
+
 async def test_a_feed_says_first_who_it_is_and_no_two_are_the_same(address: str) -> None:
     async with Reader(address) as worker:
         feeds = [Feed(shadow(address), LIMIT) for _ in range(2)]

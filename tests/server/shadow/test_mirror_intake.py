@@ -63,6 +63,22 @@ def test_records_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None
     assert cutter.source == SOURCE
 
 
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from(RECORDS)), max_size=20), st.integers(1, 300))
+def test_a_record_has_the_share_that_was_marked_last_before_it(stream: list[float | Record], chunk: int) -> None:
+    sent, share = HELLO, 1.0
+    expected = []
+    for one in stream:
+        if isinstance(one, Record):
+            sent += on_the_wire(one)
+            expected.append((one.request, share))
+        else:
+            sent += record.mark(one)
+            share = one
+    cutter = Cutter()
+    received = [one for at in range(0, len(sent), chunk) for one, _ in cutter.feed(sent[at : at + chunk])]
+    assert [(one.request, one.sample) for one in received] == expected
+
+
 def test_a_record_is_not_joined_before_it_is_whole() -> None:
     large = on_the_wire(added([[1, 2]] * 100_000))
     cutter = Cutter()

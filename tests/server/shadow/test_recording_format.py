@@ -37,6 +37,7 @@ RECORDS = st.builds(
     trace_state=st.binary(max_size=20),
     request=st.binary(max_size=200),
     response=st.binary(max_size=200),
+    sample=st.floats(0, 1),
 )
 FOUND = st.builds(
     Found,
@@ -134,5 +135,5 @@ def test_the_document_reads_what_is_written_in_the_order_that_it_says(tmp_path: 
         "end_ns": 2,
         "outcomes": ["compared"],
         "found": [1.0, 0, [["sum", 1, 0, 0.5, 0.25]]],
-        "records": [[record.primary, record.sampled, *times, *trace, record.request, record.response]],
+        "records": [[record.primary, record.sampled, *times, *trace, record.request, record.response, record.sample]],
     }

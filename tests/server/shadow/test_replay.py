@@ -41,8 +41,11 @@ async def recorded(
     pipeline = Pipeline(shadow, mirror, "", executor, recorder)
     for one in records:
         pipeline.take(one, len(on_the_wire(one)))
-    await pipeline.finish(asyncio.create_task(pipeline.run()), 60)
-    return pipeline.report("epoch").pairs
+    running = asyncio.create_task(pipeline.run())
+    while (report := pipeline.report("epoch")).queue_depth:
+        await asyncio.sleep(0.001)
+    await pipeline.finish(running, 60)
+    return report.pairs
 
 
 def replayed(folder: Path, shadow: Adder) -> Replay:
