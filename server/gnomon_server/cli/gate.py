@@ -35,7 +35,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("model", help="the model")
     parser.add_argument("version", type=int, help="the version that is tried")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help=".csv, .parquet, .npy or .npz")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help=".csv, .parquet, .npy or .npz, or a recording"
+    )
     parser.add_argument(
         "--labels", metavar="COLUMN", help="the true labels: judges how often the version is wrong, not how it differs"
     )
@@ -57,10 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gnomon_server.control.verdict import PROMOTE
 
     settings = config.load({"repository": arguments.repository}, arguments.config)
-    found = offline.versions(settings, arguments.model)
-    primary = offline.load(settings, arguments.model, arguments.primary or _before(arguments.version, found))
     shadow = offline.load(settings, arguments.model, arguments.version)
-    report = _tried(arguments, settings, primary, shadow)
+    report = (_on_recording if _is_recording(arguments.data) else _on_rows)(arguments, settings, shadow)
     if arguments.junit is not None:
         _write(arguments.junit, junit.of(report))
     if arguments.json:
@@ -70,6 +70,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.verdict.decision == PROMOTE else 1
 
 
+def _is_recording(data: Path) -> bool:
+    from gnomon_server.shadow.recording import SUFFIX
+
+    return data.is_dir() or data.suffix == SUFFIX
+
+
+def _on_recording(arguments: argparse.Namespace, settings: Settings, shadow: Servable) -> control_pb2.Report:
+    """Tries a version on the requests of a recording, beside the answers of then."""
+    from gnomon_server.cli import offline
+    from gnomon_server.shadow.recording import segments
+    from gnomon_server.shadow.replay import Replay
+    from gnomon_server.wire.messages import observing
+
+    paths, policy = segments(arguments.data), offline.policy_of(settings, shadow.model)
+    if arguments.labels is not None:
+        raise InvalidRequest("--labels: a recording has none")
+    if (recorded := offline.recorded_model(paths)) != shadow.model:
+        raise InvalidRequest(f"{arguments.data}: expected a recording of model '{shadow.model}', found '{recorded}'")
+    replay = Replay(shadow, settings.mirror.batch_rows, observing(policy))
+    offline.replay(replay, paths)
+    reports = {report.primary: report for report in offline.replayed(replay, shadow, policy)}
+    primary = arguments.primary or max(reports)
+    if primary not in reports:
+        raise NotFound(f"{arguments.data}: no answer of version {primary}: expected one of {sorted(reports)}")
+    return reports[primary]
+
+
 def _before(version: int, found: Mapping[int, VersionRef]) -> int:
     earlier = [number for number in found if number < version]
     if not earlier:
@@ -77,9 +104,8 @@ def _before(version: int, found: Mapping[int, VersionRef]) -> int:
     return max(earlier)
 
 
-def _tried(
-    arguments: argparse.Namespace, settings: Settings, primary: Servable, shadow: Servable
-) -> control_pb2.Report:
+def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable) -> control_pb2.Report:
+    """Tries a version on the rows of a file, beside the primary."""
     import msgspec
 
     from gnomon_server.cli import dataset, offline
@@ -87,6 +113,8 @@ def _tried(
     from gnomon_server.shadow.replay import Replay
     from gnomon_server.wire.messages import VersionState, observing
 
+    before = arguments.primary or _before(shadow.version, offline.versions(settings, shadow.model))
+    primary = offline.load(settings, shadow.model, before)
     data = dataset.read(arguments.data, arguments.labels, primary.model, primary.signature)
     # Rows of a data set are independent of each other, and all there at once.
     policy: Policy = offline.policy_of(settings, primary.model, block=1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from gnomon_server.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
     from gnomon_server.config import Policy, Settings
     from gnomon_server.models.servable import Servable
+    from gnomon_server.shadow.replay import Replay
     from gnomon_server.wire.messages import PairTally, VersionRef, VersionState
 
 SOURCE: Final = "file"
@@ -18,7 +22,6 @@ SOURCE: Final = "file"
 
 def load(settings: Settings, model: str, version: int) -> Servable:
     """Returns a version of the repository, loaded; raises NotFound or LoadError."""
-    from gnomon_server.errors import NotFound
     from gnomon_server.models import servable
 
     refs = versions(settings, model)
@@ -40,6 +43,51 @@ def policy_of(settings: Settings, model: str, **changes: object) -> Policy:
     import msgspec
 
     return msgspec.structs.replace(settings.policy_of(model), min_duration=0.0, **changes)
+
+
+def recorded_model(paths: Sequence[Path]) -> str:
+    """Returns the model of which a recording is, by the segments of it; raises InvalidRequest if it is of several."""
+    from gnomon_server.shadow.recording import Segment
+
+    models = set()
+    for path in paths:
+        with Segment(path) as segment:
+            if segment.head is not None:
+                models.add(segment.head.model)
+    if len(models) != 1:
+        raise InvalidRequest(f"{paths[0]}: expected a recording of one model, found {sorted(models) or 'none'}")
+    return str(models.pop())
+
+
+def replay(onto: Replay, paths: Sequence[Path]) -> int:
+    """Replays the segments of a recording; returns the bytes at their ends that are no whole frame.
+
+    Raises InvalidRequest if there is no run in them.
+    """
+    from gnomon_server.shadow.recording import Segment
+
+    cut = 0
+    for path in paths:
+        with Segment(path) as segment:
+            if segment.head is not None:
+                for one in segment:
+                    onto.take(segment.head, one)
+            cut += segment.cut
+    if not onto.runs:
+        raise InvalidRequest(f"{paths[0]}: expected a recording, found no run that is whole")
+    return cut
+
+
+def replayed(of: Replay, shadow: Servable, policy: Policy) -> list[control_pb2.Report]:
+    """Returns the report on each primary whose requests were replayed, oldest version first."""
+    from gnomon_server.models.lifecycle import READY, UNLOADED
+    from gnomon_server.wire.messages import VersionState
+
+    model = shadow.model
+    states = {version: VersionState(model, version, UNLOADED) for version in of.received}
+    states[shadow.version] = VersionState(model, shadow.version, READY, digest=shadow.digest)
+    since = datetime.fromtimestamp(of.first_ns / 1e9, UTC)
+    return reports(model, states, shadow.version, of.snapshot(), of.received, since, policy)
 
 
 def reports(

@@ -14,6 +14,10 @@ import pytest
 
 from gnomon_protos.tensors import Array
 from gnomon_server import cli
+from gnomon_server.cli.dataset import Dataset, answered
+from gnomon_server.models import servable
+from gnomon_server.shadow.recording import MAGIC, Found, Head, Run, encode
+from gnomon_server.wire.messages import VersionRef
 
 POLICY = """
 [policy]
@@ -164,6 +168,41 @@ def test_rows_that_either_version_fails_on_are_counted(tmp_path: Path, capsys: p
     assert gate(repository, 3, saved(tmp_path, x), "--json") == 1
     outcomes = reported(capsys)["outcomes"]
     assert (outcomes["shadow_error"], outcomes["compared"]) == ("30", "270")
+
+
+def recorded(repository: Path, x: Array, model: str = "m") -> Path:
+    """Writes what version 1 answered as the recording of a shadow."""
+    version = servable.load(VersionRef("m", 1, str(repository / "m" / "1")))
+    records, failed = answered(version, Dataset({"x": x}, None))
+    assert not failed
+    folder = repository.parent / "recording"
+    folder.mkdir()
+    head, run = Head(model, 9, "sha256:9", 1), Run(0, 0, ("compared",) * len(records), Found(), tuple(records))
+    (folder / "1.gnomon").write_bytes(MAGIC + encode(head) + encode(run))
+    return folder
+
+
+def test_a_recording_is_a_data_set_too_and_its_traffic_is_observed_in_blocks(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = recorded(repository, rows(6000))
+    assert gate(repository, 2, folder, "--json") == 0
+    report = reported(capsys)
+    assert (report["primary"], report["outcomes"]["compared"]) == ("1", "6000")
+    assert (report["observations"]["block"], report["observations"]["count"]) == ("50", 120.0)
+    assert gate(repository, 3, folder / "1.gnomon") == 1
+    assert "verdict: reject, 6,000 requests are observed" in capsys.readouterr().out
+    for more, text in (
+        (("--labels", "truth"), "--labels: a recording has none"),
+        (("--primary", "7"), "no answer of version 7: expected one of [1]"),
+    ):
+        assert gate(repository, 2, folder, *more) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_a_recording_of_another_model_is_refused(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate(repository, 2, recorded(repository, rows(5), "other")) == 2
+    assert "expected a recording of model 'm', found 'other'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
