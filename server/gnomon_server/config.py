@@ -31,6 +31,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flip = Annotated[str, msgspec.Meta(pattern="->")]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
 
@@ -131,6 +132,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queue_delay: NotNegative = 0.0
     # Most requests that wait for one version in one frontend.
     max_queue: Count = 1024
+    # Most rows of one request; 0 for any.
+    max_rows: CountOrNone = 0
     session: SessionSettings = SessionSettings()
     recording: RecordingSettings = RecordingSettings()
     # How outputs are compared, by name.
@@ -210,6 +213,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Seconds that calls in flight and the mirror may take at shutdown.
     grace: Positive = 10.0
     max_message_bytes: Bytes = 64 << 20
+    # Most inferences that one frontend has accepted and not answered.
+    max_in_flight: Count = 10_000
     # Whether clients of the gRPC port may load and unload models (RepositoryModelLoad, RepositoryModelUnload).
     repository_control: bool = False
     policy: Policy = Policy()

@@ -21,6 +21,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar, Final
 
+# Longest text of a client that an error repeats.
+QUOTED: Final = 64
+
 
 class GnomonError(Exception):
     """Base of all errors with a meaning for the caller; its text is what the caller reads."""
@@ -98,3 +101,9 @@ BY_STATUS: Final = MappingProxyType({error.status: error for error in GnomonErro
 def error_of(status: str, text: str) -> GnomonError:
     """Returns an error that came from another process; Internal for a status that is none of these."""
     return BY_STATUS.get(status, Internal)(text)
+
+
+def quoted(text: str) -> str:
+    """Returns a client's text as it may stand in an error: ASCII, escaped, cut."""
+    cut = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
+    return f"'{ascii(cut)[1:-1]}'"

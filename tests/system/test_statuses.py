@@ -42,6 +42,14 @@ ROW = np.array([[1.0, 2.0, 3.0]], np.float32)
 HEAVY = np.full((1, 3), 2.0, np.float32)
 LIGHT = np.zeros((1, 3), np.float32)
 SLOW_ROUNDS = 60_000
+QUEUE = 3
+CONFIG = f"""
+max_message_bytes = 33554432
+[models.scores]
+max_rows = 8
+[models.slow]
+max_queue = {QUEUE}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.onnx").write_bytes(b"no model")
     state = tmp_path_factory.mktemp("statuses-state")
-    with ServerProcess(folder, state, config="max_message_bytes = 33554432") as running:
+    with ServerProcess(folder, state, config=CONFIG) as running:
         # A shadow that no frontend holds: it cannot answer when it is named.
         models.write(folder, "line", 2, models.affine(3.0))
         with running.control() as control:
@@ -156,6 +164,7 @@ MISTAKES = {
         {"a": np.tile(ROW, (2, 1)), "b": np.tile(ROW, (3, 1))},
         "input 'b': expected batch 2 as in 'a', received 3",
     ),
+    "batch too great": spoilt("scores", {"x": np.tile(ROW, (9, 1))}, "input 'x': expected batch <= 8, received 9"),
     "bytes do not fill the shape": wrong(
         "line", "input 'x': expected 24 bytes for FP32 [2, 3], received 20", **on_x("FP32", [2, 3], b"0" * 20)
     ),
@@ -277,11 +286,61 @@ MISTAKES = {
         "parameter 'binary_data_output': expected bool_param, received int64_param",
         parameters=parameters(binary_data_output={"int64_param": 0}),
     ),
+    "priority as text": spoilt(
+        "line",
+        X,
+        "parameter 'priority': expected uint64_param or int64_param, received string_param",
+        parameters=parameters(priority={"string_param": "high"}),
+    ),
+    "negative timeout": spoilt(
+        "line",
+        X,
+        "parameter 'timeout': expected >= 0, received -5",
+        parameters=parameters(timeout={"int64_param": -5}),
+    ),
+    "parameter without a value": spoilt(
+        "line",
+        X,
+        "parameter 'priority': expected a value, received none",
+        parameters=parameters(priority={}),
+    ),
+    "unknown parameter of gnomon": spoilt(
+        "line",
+        X,
+        "parameter 'gnomon_x': expected one of ['gnomon_explain'], received 'gnomon_x'",
+        parameters=parameters(gnomon_x={"bool_param": True}),
+    ),
+    "explanation as number": spoilt(
+        "line",
+        X,
+        "parameter 'gnomon_explain': expected bool_param, received int64_param",
+        parameters=parameters(gnomon_explain={"int64_param": 1}),
+    ),
+    "final response as text": spoilt(
+        "line",
+        X,
+        "parameter 'triton_enable_empty_final_response': expected bool_param, received string_param",
+        parameters=parameters(triton_enable_empty_final_response={"string_param": "yes"}),
+    ),
     "unknown parameter of Triton": spoilt(
         "line",
         X,
         "parameter 'triton_x': expected one of ['triton_enable_empty_final_response'], received 'triton_x'",
         parameters=parameters(triton_x={"bool_param": True}),
+    ),
+    "sequence by text": spoilt(
+        "line",
+        X,
+        "parameter 'sequence_id': sequences are not offered",
+        status=NOT_OFFERED,
+        parameters=parameters(sequence_id={"string_param": "one"}),
+    ),
+    "start of a sequence": spoilt(
+        "line",
+        X,
+        "parameter 'sequence_start': sequences are not offered",
+        status=NOT_OFFERED,
+        parameters=parameters(sequence_start={"bool_param": True}),
     ),
     "sequence": spoilt(
         "line",
@@ -487,6 +546,19 @@ def test_a_named_version_answers_and_the_answer_says_who_gave_it(wire: grpc.Chan
     assert (answer.model_name, answer.model_version, answer.id) == ("line", "1", "a b c")
 
 
+def test_an_answer_says_who_gave_it_and_who_gets_a_copy_if_it_is_asked(wire: grpc.Channel) -> None:
+    asked = request("line", X, parameters=parameters(gnomon_explain={"bool_param": True}))
+    told = infer(wire, asked).parameters
+    assert {name: value.WhichOneof("parameter_choice") for name, value in told.items()} == {
+        "gnomon_version": "int64_param",
+        "gnomon_role": "string_param",
+        "gnomon_shadows": "string_param",
+    }
+    assert told["gnomon_version"].int64_param == 1
+    eventually(lambda: infer(wire, asked).parameters["gnomon_shadows"].string_param == "2")
+    assert not infer(wire, request("line", X)).parameters
+
+
 def test_parameters_without_a_meaning_are_ignored(wire: grpc.Channel) -> None:
     free = parameters(
         custom={"double_param": 0.5},
@@ -523,6 +595,57 @@ def test_a_request_that_waits_longer_than_its_timeout_is_not_run(wire: grpc.Chan
     assert re.fullmatch(r"model 'slow' version '1': queue: expected start within 1 us, waited \d+ us", text)
     hasty.parameters["timeout"].int64_param = 60_000_000
     assert infer(wire, hasty).model_version == "1"
+
+
+@dataclass
+class Busy:
+    """The slow model at work: as many runs as it has at once, and a full queue behind them."""
+
+    running: list[Any]
+    waiting: list[Any]
+
+
+@pytest.fixture
+def busy(wire: grpc.Channel) -> Iterator[Busy]:
+    # After one long run the model's runs go to threads, two at once.
+    infer(wire, request("slow", {"x": HEAVY}))
+    running = [started(wire, request("slow", {"x": np.tile(HEAVY, (64, 1))})) for _ in range(2)]
+    # They have begun once this is answered, which came after them.
+    infer(wire, request("line", X))
+    waiting = [started(wire, request("slow", {"x": HEAVY}, id=str(number))) for number in range(QUEUE)]
+    yield Busy(running, waiting)
+    for call in waiting:
+        call.cancel()
+    # A run cannot be broken off: the next test must find none of this one's.
+    for call in running:
+        call.result()
+
+
+def test_a_full_queue_exhausts_a_resource_and_says_how_deep_it_is(busy: Busy, wire: grpc.Channel) -> None:
+    status, text = refusal(infer, wire, request("slow", {"x": HEAVY}))
+    assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert text == f"model 'slow' version '1': queue: expected at most {QUEUE} waiting, received one more than {QUEUE}"
+    # Nobody else is held up.
+    assert output(infer(wire, request("line", X))).tolist() == [[2, 4, 6]]
+
+
+def test_a_cancelled_call_gives_its_place_in_the_queue_to_another(busy: Busy, wire: grpc.Channel) -> None:
+    busy.waiting[1].cancel()
+    # Its RST_STREAM was sent before the request that this answers.
+    infer(wire, request("line", X))
+    last = started(wire, request("slow", {"x": HEAVY}, id="last"))
+    assert last.result().id == "last"
+    assert [busy.waiting[number].result().id for number in (0, 2)] == ["0", "2"]
+
+
+def test_a_timeout_ends_a_request_while_those_before_it_still_run(busy: Busy, wire: grpc.Channel) -> None:
+    busy.waiting[0].cancel()
+    infer(wire, request("line", X))
+    hasty = request("slow", {"x": HEAVY}, parameters=parameters(timeout={"int64_param": 1000}))
+    status, text = refusal(infer, wire, hasty)
+    assert status == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert re.fullmatch(r"model 'slow' version '1': queue: expected start within 1000 us, waited \d+ us", text)
+    assert not any(call.done() for call in busy.running)
 
 
 def ended(server: ServerProcess, status: str) -> float:

@@ -30,10 +30,9 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.tables import SERVER, utc_now
 from gnomon_server.control.verdict import KEEP_WATCHING, PROMOTE, Verdict, verdict
-from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused, quoted
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.lifecycle import FAILED, READY
-from gnomon_server.models.requests import quoted
 from gnomon_server.models.sources import Source
 from gnomon_server.wire.messages import VersionRef
 

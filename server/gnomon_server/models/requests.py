@@ -8,36 +8,15 @@ expected and received.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array, TensorError
-from gnomon_server.errors import InvalidRequest, NotOffered
-from gnomon_server.models import weight
+from gnomon_server.errors import InvalidRequest, NotOffered, quoted
+from gnomon_server.models import parameters, weight
 from gnomon_server.models.signature import Signature, TensorSpec
-
-# Longest text of a client that an error repeats.
-QUOTED: Final = 64
-# Parameters that carry a meaning, with the field that they must use.
-PARAMETERS: Final = {
-    "binary_data_output": ("bool_param",),
-    "sequence_id": ("int64_param", "string_param", "uint64_param"),
-    "sequence_start": ("bool_param",),
-    "sequence_end": ("bool_param",),
-    "priority": ("uint64_param", "int64_param"),
-    "timeout": ("int64_param",),
-}
-SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
-TRITON: Final = "triton_enable_empty_final_response"
-
-
-def quoted(text: str) -> str:
-    """Returns a client's text as it may stand in an error: ASCII, escaped, cut."""
-    cut = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
-    return f"'{ascii(cut)[1:-1]}'"
 
 
 def parse(message: bytes) -> pb.ModelInferRequest:
@@ -51,15 +30,20 @@ def parse(message: bytes) -> pb.ModelInferRequest:
         raise InvalidRequest(text) from None
 
 
-def decode_inputs(request: pb.ModelInferRequest, signature: Signature, model: str, version: int) -> dict[str, Array]:
-    """Returns the inputs by name, text as str; raises InvalidRequest or NotOffered with the client's mistake."""
+def decode_inputs(
+    request: pb.ModelInferRequest, signature: Signature, model: str, version: int, max_rows: int = 0
+) -> dict[str, Array]:
+    """Returns the inputs by name, text as str; raises InvalidRequest or NotOffered with the client's mistake.
+
+    `max_rows` is the largest batch, 0 for any.
+    """
     try:
         if request.parameters:
-            _check_parameters(request)
+            parameters.check(request)
         _check_names(request, signature)
         inputs = _arrays(request, signature)
-        if signature.batched and len(signature.required) > 1:
-            _check_batch(inputs, signature)
+        if signature.batched and signature.required:
+            _check_batch(inputs, signature, max_rows)
     except (InvalidRequest, NotOffered) as error:
         raise type(error)(f"model '{model}' version '{version}': {error}") from None
     return inputs
@@ -93,11 +77,27 @@ def output_names(request: pb.ModelInferRequest, signature: Signature, model: str
 
 
 def encode_response(
-    request: pb.ModelInferRequest, model: str, version: int, names: Sequence[str], outputs: Sequence[Array]
+    request: pb.ModelInferRequest,
+    model: str,
+    version: int,
+    names: Sequence[str],
+    outputs: Sequence[Array],
+    explanation: Mapping[str, int | str] | None = None,
 ) -> bytes:
-    """Returns the serialised response: raw contents, or typed ones where the request sent and asked for them."""
+    """Returns the serialised response: raw contents, or typed ones where the request sent and asked for them.
+
+    `explanation` becomes its parameters.
+    """
     response = pb.ModelInferResponse(model_name=model, model_version=str(version), id=request.id)
-    typed = _wants_typed(request) and all(tensors.datatype_of(output) in tensors.CONTENTS for output in outputs)
+    for name, value in (explanation or {}).items():
+        # Clients of KServe and MLServer read nothing but booleans, int64 and text.
+        parameter = response.parameters[name]
+        if isinstance(value, int):
+            parameter.int64_param = value
+        else:
+            parameter.string_param = value
+    carried = all(tensors.datatype_of(output) in tensors.CONTENTS for output in outputs)
+    typed = carried and parameters.wants_typed(request)
     for name, output in zip(names, outputs, strict=True):
         tensor = response.outputs.add(name=name, datatype=tensors.datatype_of(output), shape=output.shape)
         if typed:
@@ -118,30 +118,6 @@ def decode_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
             array = tensors.from_contents(tensor.datatype, tuple(tensor.shape), tensor.contents)
         outputs[tensor.name] = tensors.to_text(array) if tensor.datatype == "BYTES" else array
     return outputs
-
-
-def _wants_typed(request: pb.ModelInferRequest) -> bool:
-    if "binary_data_output" not in request.parameters or request.parameters["binary_data_output"].bool_param:
-        return False
-    return not request.raw_input_contents and any(tensor.HasField("contents") for tensor in request.inputs)
-
-
-def _check_parameters(request: pb.ModelInferRequest) -> None:
-    for name, parameter in request.parameters.items():
-        field = parameter.WhichOneof("parameter_choice")
-        if name.startswith("triton_") and name != TRITON:
-            raise InvalidRequest(f"parameter {quoted(name)}: expected one of ['{TRITON}'], received {quoted(name)}")
-        if field is None:
-            raise InvalidRequest(f"parameter {quoted(name)}: expected a value, received none")
-        allowed = PARAMETERS.get(name)
-        if allowed is None:
-            continue
-        if field not in allowed:
-            raise InvalidRequest(f"parameter '{name}': expected {' or '.join(allowed)}, received {field}")
-        if name in SEQUENCES and getattr(parameter, field):
-            raise NotOffered(f"parameter '{name}': sequences are not offered")
-        if name in ("priority", "timeout") and getattr(parameter, field) < 0:
-            raise InvalidRequest(f"parameter '{name}': expected >= 0, received {getattr(parameter, field)}")
 
 
 def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
@@ -196,9 +172,11 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
     return shape
 
 
-def _check_batch(inputs: Mapping[str, Array], signature: Signature) -> None:
+def _check_batch(inputs: Mapping[str, Array], signature: Signature, max_rows: int) -> None:
     sizes = {name: len(array) for name, array in inputs.items() if not signature.input_specs[name].optional}
     (first, size), *others = sizes.items()
+    if max_rows and size > max_rows:
+        raise InvalidRequest(f"input '{first}': expected batch <= {max_rows}, received {size}")
     for name, other in others:
         if other != size:
             raise InvalidRequest(f"input '{name}': expected batch {size} as in '{first}', received {other}")

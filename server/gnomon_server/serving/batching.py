@@ -6,7 +6,9 @@ while the version was busy, runs together.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 
 from gnomon_server.serving.inference import Inference
 
@@ -14,7 +16,7 @@ from gnomon_server.serving.inference import Inference
 class Waiting:
     """The requests that wait for one version, oldest kind first."""
 
-    __slots__ = ("_delay", "_kinds", "_most_rows", "size")
+    __slots__ = ("_delay", "_kinds", "_most_rows", "_priorities", "size")
 
     def __init__(self, most_rows: int, delay: float = 0.0) -> None:
         """Takes the most rows of a batch, and the seconds for which a smaller one may wait to grow.
@@ -24,6 +26,8 @@ class Waiting:
         self._most_rows = most_rows
         self._delay = delay
         self._kinds: dict[object, deque[Inference]] = {}
+        # Of the kinds that have one: 1 goes first, what has none last.
+        self._priorities: dict[object, int] = {}
         self.size = 0
 
     def put(self, inference: Inference) -> None:
@@ -32,6 +36,8 @@ class Waiting:
         kind = self._kinds.get(key)
         if kind is None:
             self._kinds[key] = deque((inference,))
+            if inference.layout.priority:
+                self._priorities[key] = inference.layout.priority
         else:
             kind.append(inference)
         self.size += 1
@@ -44,10 +50,29 @@ class Waiting:
 
     def take(self, now: float = 0.0) -> list[Inference]:
         """Takes the next batch that is due, requests of one kind in the order they came; empty if there is none."""
-        for key, kind in self._kinds.items():
-            if not self._delay or self._due(kind) <= now:
+        for key in self._kinds if not self._priorities else self._by_priority():
+            if not self._delay or self._due(self._kinds[key]) <= now:
                 return self._taken(key)
         return []
+
+    def withdraw(self, lost: Callable[[Inference], bool]) -> list[Inference]:
+        """Takes out the requests that are lost, so that others have their places."""
+        withdrawn = [inference for kind in self._kinds.values() for inference in kind if lost(inference)]
+        if withdrawn:
+            gone = set(withdrawn)
+            rest = [inference for kind in self._kinds.values() for inference in kind if inference not in gone]
+            self._kinds, self._priorities, self.size = {}, {}, 0
+            for inference in rest:
+                self.put(inference)
+        return withdrawn
+
+    def first_limit(self) -> float | None:
+        """Returns the time.perf_counter() at which the first limit passes, or None if nothing has one."""
+        waiting = (inference for kind in self._kinds.values() for inference in kind)
+        return min((one.call.start + one.limit for one in waiting if one.limit is not None), default=None)
+
+    def _by_priority(self) -> list[object]:
+        return sorted(self._kinds, key=lambda key: self._priorities.get(key, math.inf))
 
     def _due(self, kind: deque[Inference]) -> float:
         """Returns when a kind must run: at once if it is a full batch, or has a request that cannot wait as long."""
@@ -64,7 +89,9 @@ class Waiting:
             inference = kind.popleft()
             rows += inference.layout.rows
             batch.append(inference)
-        if kind:
+        if not kind:
+            self._priorities.pop(key, None)
+        else:
             # To the end: a kind that never runs dry must not starve the others.
             self._kinds[key] = kind
         self.size -= len(batch)

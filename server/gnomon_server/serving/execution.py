@@ -26,6 +26,8 @@ RETURN_SECONDS: Final = 200e-6
 # Runs of one version at the same time on threads.
 PARALLEL: Final = 2
 THREADS: Final = 16
+# After what waits was searched for calls that are over, it is left alone for so many times as long.
+REST: Final = 50
 # Weight of the newest run in the moving mean.
 _NEWEST: Final = 0.1
 
@@ -55,6 +57,8 @@ class Execution:
         self._threads = ThreadPoolExecutor(THREADS, "run")
         self._lanes: dict[Servable, _Lane] = {}
         self._touched: dict[_Lane, None] = {}
+        # time.perf_counter() before which nothing is swept again.
+        self._rest_until = 0.0
 
     def submit(self, inference: Inference) -> None:
         """Puts a request in its version's lane, to begin with `start`; raises Exhausted if too much waits there."""
@@ -63,9 +67,32 @@ class Execution:
         if lane is None:
             lane = self._lanes[servable] = _Lane(servable)
         if lane.waiting.size >= lane.max_queue:
-            raise Exhausted(f"queue: expected at most {lane.max_queue} waiting, received one more")
+            self.sweep()
+            depth = lane.waiting.size
+            if depth >= lane.max_queue:
+                raise Exhausted(f"queue: expected at most {lane.max_queue} waiting, received one more than {depth}")
         lane.waiting.put(inference)
         self._touched[lane] = None
+
+    def hurry(self, inference: Inference) -> None:
+        """Has a request that still waits refused when its limit passes, in place of when its turn would come."""
+        lane = self._lanes.get(inference.layout.servable)
+        if lane is not None and inference.limit is not None:
+            self._alarm(lane, inference.call.start + inference.limit)
+
+    def sweep(self) -> None:
+        """Ends what waits in vain, so that others have its places.
+
+        Not again at once: a flood of requests that find no place must not have everything searched for each of them.
+        """
+        begun = time.perf_counter()
+        if begun < self._rest_until:
+            return
+        for lane in self._lanes.values():
+            if lane.waiting.size:
+                self._sweep(lane)
+        now = time.perf_counter()
+        self._rest_until = now + REST * (now - begun)
 
     def start(self) -> None:
         """Begins everything that was submitted and can run now."""
@@ -80,6 +107,26 @@ class Execution:
     def close(self) -> None:
         """Waits for runs in progress."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _sweep(self, lane: _Lane) -> None:
+        now = time.perf_counter()
+        for inference in lane.waiting.withdraw(lambda one: one.call.ended or _late(one, now)):
+            self._finish(Ended((inference,), (), _why(inference, now), None))
+
+    def _alarm(self, lane: _Lane, due: float) -> None:
+        if lane.alarm is not None:
+            if lane.alarm_due <= due:
+                return
+            lane.alarm.cancel()
+        lane.alarm_due = due
+        lane.alarm = self._loop.call_later(due - time.perf_counter(), self._ring, lane)
+
+    def _ring(self, lane: _Lane) -> None:
+        lane.alarm = None
+        self._sweep(lane)
+        due = lane.waiting.first_limit()
+        if due is not None:
+            self._alarm(lane, due)
 
     def _pump(self, lane: _Lane) -> None:
         while lane.waiting.size and (lane.inline or lane.running < PARALLEL):
@@ -146,6 +193,9 @@ class _Lane:
         self.running = 0
         # Set while a batch may still grow.
         self.timer: asyncio.TimerHandle | None = None
+        # Set while a request with a timeout waits, to the first of their limits.
+        self.alarm: asyncio.TimerHandle | None = None
+        self.alarm_due = 0.0
         # A version runs on a thread until its first run is measured.
         self.inline = False
         self._mean: float | None = None

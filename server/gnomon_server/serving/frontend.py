@@ -50,7 +50,7 @@ class Frontend:
         self._channel = channel
         self._settings = settings
         self._observation = Observation(sampler)
-        self._inferences = Inferences(self._observation, self._feeds_of)
+        self._inferences = Inferences(self._observation, self._feeds_of, settings.max_in_flight)
         self._holdings = Holdings(lambda ref: servable.load(ref, settings.model(ref.model)))
         # By epoch: a share that changes is no reason to connect anew.
         self._feeds: dict[str, Feed] = {}

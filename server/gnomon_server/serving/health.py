@@ -8,8 +8,7 @@ from typing import Final
 
 from grpc_health.v1 import health_pb2
 
-from gnomon_server.errors import NotFound
-from gnomon_server.models.requests import quoted
+from gnomon_server.errors import NotFound, quoted
 from gnomon_server.serving.methods import parsed
 from gnomon_server.serving.transport import Call, Methods, Stream, Unary
 

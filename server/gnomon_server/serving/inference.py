@@ -29,6 +29,8 @@ class Layout:
     rows: int
     # Requests of equal kind may be joined: they differ in rows and numbers only.
     kind: object
+    # 1 goes first; 0 for none, which goes last.
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

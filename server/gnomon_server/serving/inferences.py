@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array, TensorError
-from gnomon_server.errors import GnomonError, Internal
-from gnomon_server.models import requests
+from gnomon_server.config import Settings
+from gnomon_server.errors import Exhausted, GnomonError, Internal
+from gnomon_server.models import parameters, requests
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import Answers
 from gnomon_server.serving.execution import Ended, Execution
@@ -24,18 +26,23 @@ from gnomon_server.wire import record
 
 log = logging.getLogger(__name__)
 
+DEFAULTS: Final = Settings()
+
 
 class Inferences:
     """Accepts ModelInfer calls; never waits for anything but the model itself."""
 
-    def __init__(self, observation: Observation, feeds: Callable[[str], Sequence[Feed]]) -> None:
-        """Takes how to find the feeds of a model at a moment."""
+    def __init__(
+        self, observation: Observation, feeds: Callable[[str], Sequence[Feed]], most: int = DEFAULTS.max_in_flight
+    ) -> None:
+        """Takes how to find the feeds of a model at a moment, and how many requests may be in flight."""
         self._execution = Execution(self._end)
         self._observation = observation
         self._feeds = feeds
         self._table = RouteTable()
         self._templates = Templates()
         self._answers: dict[Servable, Answers] = {}
+        self._most = most
         # Calls that were accepted and not answered yet.
         self.in_flight = 0
 
@@ -43,6 +50,11 @@ class Inferences:
         """Puts a request in line, to run at the end of this pass; raises GnomonError for what cannot be run."""
         if table is not self._table:
             self._turn_to(table)
+        if self.in_flight >= self._most:
+            self._execution.sweep()
+            if self.in_flight >= self._most:
+                most = f"expected at most {self._most} in flight"
+                raise Exhausted(f"requests: {most}, received one more than {self.in_flight}")
         known = self._templates.recognise(call.message)
         if known is not None:
             layout, request_id, raw = known
@@ -55,6 +67,8 @@ class Inferences:
             raise _located(inference.layout.servable, error) from None
         call.note = inference
         self.in_flight += 1
+        if inference.request is not None:
+            self._execution.hurry(inference)
 
     def after_pass(self) -> None:
         """Runs what arrived together."""
@@ -76,7 +90,7 @@ class Inferences:
         route = self._table.model(request.model_name)
         servable = route.resolve(request.model_version)
         model, version, signature = servable.model, servable.version, servable.signature
-        inputs = requests.decode_inputs(request, signature, model, version)
+        inputs = requests.decode_inputs(request, signature, model, version, servable.settings.max_rows)
         names = tuple(requests.output_names(request, signature, model, version))
         request_id, limit = request.id.encode(), _limit(request, call)
         role = route.role(servable)
@@ -89,8 +103,9 @@ class Inferences:
         shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
         rows = requests.rows_of(inputs, signature)
         typed = request if request.parameters else None
-        kind = object() if alone else (role, names, shapes, typed is not None)
-        layout = Layout(servable, role, (), (), (), names, rows, kind)
+        priority = parameters.priority(request)
+        kind = object() if alone else (role, names, shapes, typed is not None, priority)
+        layout = Layout(servable, role, (), (), (), names, rows, kind, priority)
         return Inference(call, request_id, layout, (), inputs, time.perf_counter(), limit, typed)
 
     def _end(self, ended: Ended) -> None:
@@ -123,7 +138,7 @@ class Inferences:
         first = batch[0]
         servable, names = first.layout.servable, first.layout.outputs
         if first.request is not None:
-            return [_typed(inference, part) for inference, part in zip(batch, split(batch, outputs), strict=True)]
+            return [self._written(one, part) for one, part in zip(batch, split(batch, outputs), strict=True)]
         answers = self._answers.get(servable)
         if answers is None:
             # The route has moved on since this request came.
@@ -132,6 +147,25 @@ class Inferences:
             return answers.write([inference.id for inference in batch], names, outputs)
         parts = zip(batch, split(batch, outputs), strict=True)
         return [answers.write([inference.id], names, part)[0] for inference, part in parts]
+
+    def _written(self, inference: Inference, outputs: Sequence[Array]) -> bytes:
+        """Returns the answer to a request with parameters."""
+        layout, request = inference.layout, inference.request
+        assert request is not None  # noqa: S101 - requests with parameters are of kinds of their own
+        model, version = layout.servable.model, layout.servable.version
+        explanation = self._explanation(inference) if parameters.wants_explanation(request) else None
+        return requests.encode_response(request, model, version, layout.outputs, outputs, explanation)
+
+    def _explanation(self, inference: Inference) -> dict[str, int | str]:
+        """Returns who answers and who gets a copy; whether a copy arrives, nobody knows yet."""
+        layout = inference.layout
+        feeds = self._feeds(layout.servable.model) if inference.primary else ()
+        shadows = [feed.target.version for feed in _chosen(inference, feeds)]
+        return {
+            "gnomon_version": layout.servable.version,
+            "gnomon_role": layout.role,
+            "gnomon_shadows": ",".join(map(str, sorted(shadows))),
+        }
 
     def _shown(self, inference: Inference, error: GnomonError) -> GnomonError:
         servable = inference.layout.servable
@@ -148,11 +182,8 @@ class Inferences:
         """Hands a batch to those shadows that its requests are selected for; without responses, it has failed."""
         version = batch[0].layout.servable.version
         sampled = any(feed.target.sample < 1 for feed in feeds)
-        chosen = feeds
         for index, inference in enumerate(batch):
-            if sampled:
-                place = position(inference.id.decode(), inference.call.message)
-                chosen = [feed for feed in feeds if selected(place, feed.target.sample)]
+            chosen = _chosen(inference, feeds) if sampled else feeds
             if responses is None:
                 for feed in chosen:
                     feed.primary_failed(version)
@@ -187,18 +218,13 @@ def _located(servable: Servable, error: GnomonError) -> GnomonError:
     return type(error)(f"model '{servable.model}' version '{servable.version}': {error}")
 
 
-def _typed(inference: Inference, outputs: Sequence[Array]) -> bytes:
-    layout, request = inference.layout, inference.request
-    assert request is not None  # noqa: S101 - requests with parameters are of kinds of their own
-    return requests.encode_response(request, layout.servable.model, layout.servable.version, layout.outputs, outputs)
+def _chosen(inference: Inference, feeds: Sequence[Feed]) -> Sequence[Feed]:
+    """Returns the feeds of those shadows that a request is selected for."""
+    place = position(inference.id.decode(), inference.call.message)
+    return [feed for feed in feeds if selected(place, feed.target.sample)]
 
 
 def _limit(request: pb.ModelInferRequest, call: Call) -> float | None:
     """Returns the seconds within which the run must begin, or None for any."""
-    limits = []
-    if "timeout" in request.parameters and request.parameters["timeout"].int64_param:
-        limits.append(request.parameters["timeout"].int64_param / 1e6)
-    remaining = call.time_remaining()
-    if remaining is not None:
-        limits.append(remaining)
-    return min(limits, default=None)
+    limits = (parameters.timeout(request), call.time_remaining())
+    return min((limit for limit in limits if limit is not None), default=None)

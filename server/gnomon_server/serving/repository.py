@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.errors import Forbidden, InvalidRequest, NotOffered
+from gnomon_server.errors import Forbidden, InvalidRequest, NotOffered, quoted
 from gnomon_server.models.lifecycle import LOADING, READY
-from gnomon_server.models.requests import quoted
 from gnomon_server.serving.methods import asking
 from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.transport import Call, Methods

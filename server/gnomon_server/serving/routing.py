@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gnomon_server.errors import InvalidRequest, NotFound, NotReady
-from gnomon_server.models.requests import quoted
+from gnomon_server.errors import InvalidRequest, NotFound, NotReady, quoted
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.feed import Feed
 

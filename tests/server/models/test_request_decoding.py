@@ -13,7 +13,7 @@ from raw_calls import request, tensor, typed
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
-from gnomon_server.errors import GnomonError, InvalidRequest, NotOffered
+from gnomon_server.errors import QUOTED, GnomonError, InvalidRequest, NotOffered, quoted
 from gnomon_server.models import requests
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.answers import varint
@@ -95,12 +95,12 @@ def test_checks_come_in_their_order() -> None:
 
 @given(st.text(max_size=200))
 def test_a_clients_text_is_quoted_escaped_and_cut(text: str) -> None:
-    shown = requests.quoted(text)
+    shown = quoted(text)
     assert shown.isascii()
     assert "\n" not in shown
     assert "\r" not in shown
     # An escaped character takes up to ten.
-    assert len(shown) <= 10 * requests.QUOTED + 5
+    assert len(shown) <= 10 * QUOTED + 5
 
 
 def asked(*names: str) -> pb.ModelInferRequest:
@@ -216,6 +216,6 @@ def test_a_long_message_that_is_none_is_refused(tail: bytes) -> None:
 
 @given(st.text(max_size=100))
 def test_a_text_from_a_client_is_shown_in_printable_ascii(text: str) -> None:
-    shown = requests.quoted(text)
+    shown = quoted(text)
     assert shown.isascii()
     assert shown.isprintable()

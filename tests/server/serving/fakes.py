@@ -103,9 +103,10 @@ def inference(
     limit: float | None = None,
     kind: object = "kind",
     since: float | None = None,
+    priority: int = 0,
 ) -> Inference:
     """A request for y of a line, by its name, that came at the time.perf_counter() of `since` or just now."""
-    layout = Layout(servable, "primary", ("x",), (np.dtype(np.float32),), ((rows, 3),), ("y",), rows, kind)
+    layout = Layout(servable, "primary", ("x",), (np.dtype(np.float32),), ((rows, 3),), ("y",), rows, kind, priority)
     call = HeldCall()
     if since is not None:
         call.start = since

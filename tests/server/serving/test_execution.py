@@ -204,7 +204,7 @@ async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on
     execution.start()
     for number in range(most):
         execution.submit(inference(blocked, str(number)))
-    with pytest.raises(Exhausted, match=f"queue: expected at most {most} waiting, received one more"):
+    with pytest.raises(Exhausted, match=f"queue: expected at most {most} waiting, received one more than {most}$"):
         execution.submit(inference(blocked, "too much"))
     await alone(execution, ends, free, "free")
     gate.set()
@@ -212,6 +212,49 @@ async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on
     await ends.of(*map(str, range(most)))
     assert "too much" not in ends.outputs
     await alone(execution, ends, blocked, "again")
+
+
+async def test_a_call_that_is_over_frees_its_place_in_a_full_queue(execution: Execution, ends: Ends) -> None:
+    gate, most = threading.Event(), 20
+    blocked = Doubler(gate=gate, settings=ModelSettings(max_queue=most))
+    for number in range(PARALLEL):
+        execution.submit(inference(blocked, f"running {number}", rows=MOST_ROWS))
+    execution.start()
+    waiting = [inference(blocked, str(number)) for number in range(most)]
+    for one in waiting:
+        execution.submit(one)
+    for one in waiting[::2]:
+        one.call.ended = True
+    for number in range(most // 2):
+        execution.submit(inference(blocked, f"new {number}"))
+    assert {name for name, error in ends.errors.items() if isinstance(error, Cancelled)} == {
+        str(number) for number in range(0, most, 2)
+    }
+    gate.set()
+    await ends.of(*(f"new {number}" for number in range(most // 2)), *map(str, range(most)))
+    assert ends.errors["new 0"] is None
+
+
+async def test_a_request_that_is_hurried_ends_when_its_limit_passes_however_long_the_others_run(
+    execution: Execution, ends: Ends
+) -> None:
+    gate = threading.Event()
+    blocked = Doubler(gate=gate)
+    for number in range(PARALLEL):
+        execution.submit(inference(blocked, f"running {number}", rows=MOST_ROWS))
+    execution.start()
+    for name, limit in (("later", 0.02), ("hasty", 0.01), ("patient", 600.0), ("between", 0.015)):
+        one = inference(blocked, name, limit=limit)
+        execution.submit(one)
+        execution.hurry(one)
+    await ends.of("hasty", "between", "later")
+    assert list(ends.errors) == ["hasty", "between", "later"]
+    error = ends.errors["hasty"]
+    assert isinstance(error, DeadlineExceeded)
+    assert re.fullmatch(r"queue: expected start within 10000 us, waited \d+ us", str(error))
+    gate.set()
+    await ends.of("patient")
+    assert ends.errors["patient"] is None
 
 
 PATIENT = ModelSettings(max_batch=4, max_queue_delay=30.0)

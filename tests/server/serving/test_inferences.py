@@ -15,10 +15,11 @@ from server.serving.fakes import LINE, Doubler, HeldCall, Reader, shadow
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
-from gnomon_server.errors import Internal, InvalidRequest, NotFound
+from gnomon_server.errors import Exhausted, Internal, InvalidRequest, NotFound
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.execution import PARALLEL
 from gnomon_server.serving.feed import Feed
+from gnomon_server.serving.inference import Inference
 from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import MAX_TRACES, Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
@@ -81,6 +82,73 @@ async def test_requests_of_one_kind_are_answered_alike_again_and_again(form: obj
         assert (answer.model_name, answer.model_version, answer.id) == ("line", "1", f"id {number}")
         assert output(answer).tolist() == (2 * row).tolist()
     assert bench.inferences.in_flight == 0
+
+
+async def test_requests_in_flight_are_bounded_and_those_that_nobody_waits_for_make_room() -> None:
+    gate = threading.Event()
+    primary = Doubler(1, gate=gate)
+    bench = Bench(primary)
+    bench.inferences = Inferences(bench.observation, lambda _: (), most=4)
+    message = request("line", {"x": ROW}).SerializeToString()
+    calls = [HeldCall(message) for _ in range(4)]
+    for call in calls:
+        bench.inferences.accept(call, bench.table)
+    with pytest.raises(Exhausted, match=r"^requests: expected at most 4 in flight, received one more than 4$"):
+        bench.inferences.accept(HeldCall(message), bench.table)
+    calls[0].ended = True
+    await asyncio.sleep(0.01)
+    last = HeldCall(message)
+    bench.inferences.accept(last, bench.table)
+    assert bench.inferences.in_flight == 4
+    gate.set()
+    bench.inferences.after_pass()
+    await asyncio.wait_for(last.over.wait(), 30)
+    assert bench.inferences.in_flight == 0
+    await asyncio.to_thread(bench.inferences.close)
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"), [({"uint64_param": 3}, 3), ({"int64_param": 1}, 1), ({"uint64_param": 0}, 0), (None, 0)]
+)
+async def test_a_request_waits_with_the_priority_that_it_names(
+    given: dict[str, int] | None, priority: int, bench: Bench
+) -> None:
+    parameters = {} if given is None else {"priority": pb.InferParameter(**given)}  # type: ignore[arg-type]
+    call = await bench.ask(request("line", {"x": ROW}, parameters=parameters))
+    assert isinstance(call.note, Inference)
+    assert call.note.layout.priority == priority
+    # One that has another priority is of another kind, since a batch has one place in the line.
+    other = await bench.ask(request("line", {"x": ROW}, parameters={"priority": pb.InferParameter(uint64_param=9)}))
+    assert isinstance(other.note, Inference)
+    assert other.note.layout.kind != call.note.layout.kind
+
+
+async def test_an_answer_explains_itself_if_it_is_asked_to(bench: Bench, address: str) -> None:
+    explain = {"gnomon_explain": pb.InferParameter(bool_param=True)}
+    feeds = [Feed(shadow(address, sample, version), 1 << 20) for sample, version in ((1.0, 3), (0.5, 2), (0.01, 4))]
+    ids = [f"id {number}" for number in range(50)]
+    seen = set()
+    for request_id in ids:
+        bench.feeds = ()
+        alone = answered(await bench.ask(request("line", {"x": ROW}, id=request_id, parameters=explain)))
+        assert alone.parameters["gnomon_version"].int64_param == 1
+        assert alone.parameters["gnomon_role"].string_param == "primary"
+        assert alone.parameters["gnomon_shadows"].string_param == ""
+        bench.feeds = feeds
+        before = [sum(count.selected for count in feed.counts()) for feed in feeds]
+        asked = request("line", {"x": ROW}, id=request_id, parameters=explain)
+        told = answered(await bench.ask(asked)).parameters["gnomon_shadows"].string_param
+        after = [sum(count.selected for count in feed.counts()) for feed in feeds]
+        chosen = [feed.target.version for feed, old, new in zip(feeds, before, after, strict=True) if new > old]
+        assert told == ",".join(map(str, sorted(chosen)))
+        seen.add(told)
+    assert {"3", "2,3"} <= seen
+    asked = request("line", {"x": ROW}, model_version="2", parameters=explain)
+    other = answered(await bench.ask(asked)).parameters
+    assert (other["gnomon_version"].int64_param, other["gnomon_role"].string_param) == (2, "previous")
+    assert other["gnomon_shadows"].string_param == ""
+    silent = request("line", {"x": ROW}, parameters={"gnomon_explain": pb.InferParameter(bool_param=False)})
+    assert not answered(await bench.ask(silent)).parameters
 
 
 class Lenient(Doubler):

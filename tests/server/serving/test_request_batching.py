@@ -14,8 +14,8 @@ SERVABLE = Doubler()
 JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=40)
 
 
-def job(kind: str, rows: int, number: int) -> Inference:
-    return inference(SERVABLE, str(number), rows, value=number, kind=kind)
+def job(kind: object, rows: int, number: int, priority: int = 0) -> Inference:
+    return inference(SERVABLE, str(number), rows, value=number, kind=kind, priority=priority)
 
 
 def number(of: Inference) -> int:
@@ -50,6 +50,37 @@ def test_a_kind_that_never_runs_dry_does_not_starve_another() -> None:
     assert [number(found) for found in waiting.take()] == [0, 1]
     waiting.put(job("busy", 2, 8))
     assert [number(found) for found in waiting.take()] == [99]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4)), max_size=40))
+def test_a_higher_priority_goes_first_and_none_at_all_goes_last(jobs: list[tuple[str, int]]) -> None:
+    waiting = Waiting(8)
+    for index, (kind, priority) in enumerate(jobs):
+        waiting.put(job((kind, priority), 1, index, priority))
+    taken: list[int] = []
+    while batch := waiting.take():
+        taken += [found.layout.priority for found in batch]
+    assert taken == sorted((priority for _, priority in jobs), key=lambda priority: priority or 5)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), max_size=40))
+def test_what_is_withdrawn_is_not_taken_and_the_rest_of_each_kind_in_its_order(
+    jobs: list[tuple[str, int, bool]],
+) -> None:
+    waiting = Waiting(4)
+    made = [job((kind, priority), 1, index, priority) for index, (kind, priority, _) in enumerate(jobs)]
+    lost = {one for one, (*_, gone) in zip(made, jobs, strict=True) if gone}
+    for one in made:
+        waiting.put(one)
+    assert set(waiting.withdraw(lost.__contains__)) == lost
+    assert waiting.size == len(made) - len(lost)
+    taken: list[Inference] = []
+    while batch := waiting.take():
+        taken += batch
+    assert waiting.size == 0
+    by_kind = [(one.layout.priority or 3, one.layout.kind, number(one)) for one in taken]
+    assert sorted(by_kind) == sorted(by_kind, key=lambda key: (key[0], key[1]))
+    assert set(taken) == set(made) - lost
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=10))
