@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
 
 import msgspec
+import uvloop
 
 from gnomon_server.config import Settings
 from gnomon_server.errors import GnomonError
@@ -30,7 +30,7 @@ def main() -> int:
     configure()
     settings = msgspec.json.decode(sys.argv[2], type=Settings)
     try:
-        asyncio.run(serve(int(sys.argv[1]), settings))
+        uvloop.run(serve(int(sys.argv[1]), settings))
     except GnomonError as error:
         print(f"gnomon: {error}", file=sys.stderr)  # noqa: T201 - the process's only word to its owner
         return 2
