@@ -67,25 +67,35 @@ class Feed:
             self._unsent_bytes += record.MARK.size
         self.target = target
 
-    def offer(self, primary: int, buffers: Sequence[bytes]) -> None:
-        """Takes the buffers of one selected request, or drops them."""
-        self._selected[primary] = self._selected.get(primary, 0) + 1
-        size = sum(map(len, buffers))
-        if self._socket is None or self._unsent_bytes + size > self._limit:
-            self._dropped[primary] = self._dropped.get(primary, 0) + 1
+    def offer(self, primary: int, records: Sequence[Sequence[bytes]]) -> None:
+        """Takes selected requests, each as its buffers, or drops those for which there is no room."""
+        if not records:
             return
-        self._gathered.extend(buffers)
-        self._gathered_bytes += size
-        self._unsent_bytes += size
+        self._selected[primary] = self._selected.get(primary, 0) + len(records)
+        gathered, room = self._gathered, 0 if self._socket is None else self._limit - self._unsent_bytes
+        taken = dropped = 0
+        for buffers in records:
+            size = sum(map(len, buffers))
+            if taken + size > room:
+                dropped += 1
+            else:
+                taken += size
+                gathered.extend(buffers)
+        if dropped:
+            self._dropped[primary] = self._dropped.get(primary, 0) + dropped
+        self._gathered_bytes += taken
+        self._unsent_bytes += taken
         if self._gathered_bytes >= FLUSH_BYTES:
             self.flush()
-        elif self._timer is None:
+        elif self._timer is None and gathered:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
 
-    def primary_failed(self, primary: int) -> None:
-        """Counts a selected request to which the primary had no answer."""
-        self._selected[primary] = self._selected.get(primary, 0) + 1
-        self._primary_errors[primary] = self._primary_errors.get(primary, 0) + 1
+    def primary_failed(self, primary: int, requests: int) -> None:
+        """Counts selected requests to which the primary had no answer."""
+        if not requests:
+            return
+        self._selected[primary] = self._selected.get(primary, 0) + requests
+        self._primary_errors[primary] = self._primary_errors.get(primary, 0) + requests
 
     def flush(self) -> None:
         """Writes what has gathered as far as the worker takes it."""

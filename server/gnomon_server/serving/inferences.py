@@ -160,7 +160,7 @@ class Inferences:
         """Returns who answers and who gets a copy; whether a copy arrives, nobody knows yet."""
         layout = inference.layout
         feeds = self._feeds(layout.servable.model) if inference.primary else ()
-        shadows = [feed.target.version for feed in _chosen(inference, feeds)]
+        shadows = [feed.target.version for feed in feeds if selected(_place(inference), feed.target.sample)]
         return {
             "gnomon_version": layout.servable.version,
             "gnomon_role": layout.role,
@@ -180,48 +180,43 @@ class Inferences:
         self, batch: Sequence[Inference], feeds: Sequence[Feed], run: Run, responses: Sequence[bytes] | None
     ) -> None:
         """Hands a batch to those shadows that its requests are selected for; without responses, it has failed."""
-        version = batch[0].layout.servable.version
-        sampled = any(feed.target.sample < 1 for feed in feeds)
-        for index, inference in enumerate(batch):
-            chosen = _chosen(inference, feeds) if sampled else feeds
-            if responses is None:
-                for feed in chosen:
-                    feed.primary_failed(version)
-            elif chosen:
-                buffers = self._record(inference, run, responses[index])
-                for feed in chosen:
-                    feed.offer(version, buffers)
+        version, chosen = batch[0].layout.servable.version, _chosen(batch, feeds)
+        if responses is None:
+            for feed, indices in zip(feeds, chosen, strict=True):
+                feed.primary_failed(version, len(indices))
+            return
+        end_ns = time.time_ns()
+        records = {
+            index: self._record(batch[index], run, end_ns, responses[index])
+            for index in (chosen[0] if len(chosen) == 1 else set().union(*chosen))
+        }
+        for feed, indices in zip(feeds, chosen, strict=True):
+            feed.offer(version, [records[index] for index in indices])
 
-    def _record(self, inference: Inference, run: Run, response: bytes) -> Sequence[bytes]:
-        call = inference.call
+    def _record(self, inference: Inference, run: Run, end_ns: int, response: bytes) -> tuple[bytes, bytes, bytes]:
+        call, version = inference.call, inference.layout.servable.version
         trace = self._observation.trace(call)
-        return record.encode(
-            record.Record(
-                primary=inference.layout.servable.version,
-                sampled=trace.sampled,
-                start_ns=call.start_ns,
-                end_ns=time.time_ns(),
-                run_start_ns=run.start_ns,
-                run_end_ns=run.end_ns,
-                trace_id=trace.trace_id,
-                span_id=trace.span_id,
-                parent_id=trace.parent_id,
-                peer=call.peer().encode(),
-                trace_state=trace.trace_state.encode(),
-                request=call.message,
-                response=response,
-            )
-        )
+        times = (call.start_ns, end_ns, run.start_ns, run.end_ns)
+        place = (trace.trace_id, trace.span_id, trace.parent_id, trace.trace_state.encode())
+        return record.framed(version, trace.sampled, times, place, call.peer().encode(), call.message, response)
 
 
 def _located(servable: Servable, error: GnomonError) -> GnomonError:
     return type(error)(f"model '{servable.model}' version '{servable.version}': {error}")
 
 
-def _chosen(inference: Inference, feeds: Sequence[Feed]) -> Sequence[Feed]:
-    """Returns the feeds of those shadows that a request is selected for."""
-    place = position(inference.id.decode(), inference.call.message)
-    return [feed for feed in feeds if selected(place, feed.target.sample)]
+def _chosen(batch: Sequence[Inference], feeds: Sequence[Feed]) -> list[Sequence[int]]:
+    """Returns which requests of a batch each feed's shadow is to see."""
+    everyone = range(len(batch))
+    if all(feed.target.sample >= 1 for feed in feeds):
+        return [everyone for _ in feeds]
+    places = [_place(inference) for inference in batch]
+    return [[index for index in everyone if selected(places[index], feed.target.sample)] for feed in feeds]
+
+
+def _place(inference: Inference) -> float:
+    """Returns by what a request is selected."""
+    return position(inference.id.decode(), inference.call.message)
 
 
 def _limit(request: pb.ModelInferRequest, call: Call) -> float | None:

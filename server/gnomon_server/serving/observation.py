@@ -63,7 +63,8 @@ class Observation:
     def trace(self, call: Call) -> TraceContext:
         """Returns the call's place in its trace, decided on first use."""
         if not isinstance(call.trace, TraceContext):
-            call.trace = self._sampler.context(call.metadata("traceparent"), call.metadata("tracestate"))
+            parent = call.metadata("traceparent")
+            call.trace = self._sampler.context(parent, call.metadata("tracestate") if parent else None)
         return call.trace
 
     def inferences_ended(

@@ -46,24 +46,42 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 def encode(record: Record) -> tuple[bytes, bytes, bytes]:
     """Returns the record as three buffers to be written one after the other."""
-    peer, state = record.peer[:0xFFFF], record.trace_state[:0xFFFF]
-    total = HEAD.size + len(peer) + len(state) + len(record.request) + len(record.response)
-    head = HEAD.pack(
-        total,
-        len(record.request),
+    return framed(
         record.primary,
-        SAMPLED if record.sampled else 0,
-        record.start_ns,
-        record.end_ns,
-        record.run_start_ns,
-        record.run_end_ns,
-        record.trace_id,
-        record.span_id,
-        record.parent_id,
+        record.sampled,
+        (record.start_ns, record.end_ns, record.run_start_ns, record.run_end_ns),
+        (record.trace_id, record.span_id, record.parent_id, record.trace_state),
+        record.peer,
+        record.request,
+        record.response,
+    )
+
+
+def framed(
+    primary: int,
+    sampled: bool,
+    times: tuple[int, int, int, int],
+    trace: tuple[bytes, int, int, bytes],
+    peer: bytes,
+    request: bytes,
+    response: bytes,
+) -> tuple[bytes, bytes, bytes]:
+    """As `encode`, for whoever has the fields and no record: times are those of the call and the run, in its order."""
+    trace_id, span_id, parent_id, state = trace
+    peer, state = peer[:0xFFFF], state[:0xFFFF]
+    head = HEAD.pack(
+        HEAD.size + len(peer) + len(state) + len(request) + len(response),
+        len(request),
+        primary,
+        SAMPLED if sampled else 0,
+        *times,
+        trace_id,
+        span_id,
+        parent_id,
         len(peer),
         len(state),
     )
-    return head + peer + state, record.request, record.response
+    return head + peer + state, request, response
 
 
 def mark(sample: float) -> bytes:

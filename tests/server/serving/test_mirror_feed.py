@@ -30,7 +30,7 @@ def address() -> Iterator[str]:
 
 
 def offered(feed: Feed, request: bytes, primary: int = 1) -> None:
-    feed.offer(primary, record.encode(mirrored(request, primary)))
+    feed.offer(primary, [record.encode(mirrored(request, primary))])
 
 
 def only(feed: Feed) -> FeedCount:
@@ -164,8 +164,8 @@ async def test_counts_are_kept_for_each_primary_and_include_its_failures(address
         feed = Feed(shadow(address), LIMIT)
         await feed.connect()
         offered(feed, b"x", primary=1)
-        feed.primary_failed(1)
-        feed.primary_failed(3)
+        feed.primary_failed(1, 1)
+        feed.primary_failed(3, 1)
         counts = {count.primary: (count.selected, count.dropped, count.primary_error) for count in feed.counts()}
         assert counts == {1: (2, 0, 1), 3: (1, 0, 1)}
         feed.close()
