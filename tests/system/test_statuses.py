@@ -16,6 +16,15 @@ from onnx import TensorProto as T
 from raw_calls import SERVICE, channel, infer, output, request, sent, started, tensor, typed
 from servers import ServerProcess, eventually
 
+from gnomon_client import Client, ClientError, Retries
+from gnomon_client.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unimplemented,
+)
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array
@@ -646,6 +655,29 @@ def test_a_timeout_ends_a_request_while_those_before_it_still_run(busy: Busy, wi
     assert status == grpc.StatusCode.DEADLINE_EXCEEDED
     assert re.fullmatch(r"model 'slow' version '1': queue: expected start within 1000 us, waited \d+ us", text)
     assert not any(call.done() for call in busy.running)
+
+
+def test_the_python_client_raises_the_class_of_each_status_with_the_servers_words(
+    busy: Busy, server: ServerProcess, wire: grpc.Channel
+) -> None:
+    with Client(server.grpc, retries=Retries(0)) as client:
+        for kind, words, model, inputs, options in (
+            (InvalidArgument, "expected shape [-1, 3], received [1, 2]", "line", [[1.0, 2.0]], {}),
+            (InvalidArgument, "expected one of ['label'", "scores", ROW, {"outputs": ["nope"]}),
+            (NotFound, "model 'nobody' not found", "nobody", ROW, {}),
+            (NotFound, "version '9' not found", "line", ROW, {"version": 9}),
+            (Unimplemented, "sequences are not offered", "line", ROW, {"parameters": {"sequence_id": 7}}),
+            (Internal, "execution failed; trace ", "raising", ROW, {}),
+            (ResourceExhausted, "queue: expected at most 3 waiting", "slow", HEAVY, {}),
+            (DeadlineExceeded, "expected start within 1000 us", "slow", HEAVY, {"parameters": {"timeout": 1000}}),
+        ):
+            if kind is DeadlineExceeded:
+                busy.waiting[0].cancel()
+                infer(wire, request("line", X))
+            with pytest.raises(ClientError) as raised:
+                client.infer(model, inputs, **options)
+            assert type(raised.value) is kind
+            assert words in raised.value.details
 
 
 def ended(server: ServerProcess, status: str) -> float:

@@ -6,6 +6,7 @@ Each version has a lane of its own, so that a heavy one takes nothing from a lig
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,12 @@ from functools import partial
 from typing import Final
 
 from gnomon_protos.tensors import Array
-from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError
+from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError, Internal
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.batching import Waiting
 from gnomon_server.serving.inference import Inference, Run, divisible, joined
+
+log = logging.getLogger(__name__)
 
 # Handing a run to a thread costs about 15 us, a blocked loop costs every other request the length of the run. A lane
 # leaves the loop above the one and returns to it below the other, so that it does not change with every batch.
@@ -161,7 +164,11 @@ class Execution:
     def _deliver(self, lane: _Lane, runs: list[Ended]) -> None:
         for ended in runs:
             lane.learn(ended)
-            self._finish(ended)
+            try:
+                self._finish(ended)
+            except Exception:
+                # Those that ended beside it still want their answers.
+                log.exception("what follows a run failed")
 
     def _living(self, batch: list[Inference], now: float) -> list[Inference]:
         """Leaves out requests that nobody waits for, or whose time ran out while they waited."""
@@ -221,12 +228,17 @@ class _Lane:
         begun = time.perf_counter()
         outputs: Sequence[Array] = ()
         error: GnomonError | None = None
-        inputs = joined(batch)
-        start_ns, start = time.time_ns(), time.perf_counter()
+        start_ns, start = time.time_ns(), begun
         try:
+            inputs = joined(batch)
+            start_ns, start = time.time_ns(), time.perf_counter()
             outputs = self._run(inputs, batch[0].layout.outputs)
         except GnomonError as failure:
             error = failure
+        except Exception as failure:
+            # Such as a want of memory. Unless it is told, its callers would wait for ever.
+            log.exception("a run failed")
+            error = Internal(f"execution failed: {type(failure).__name__}")
         nanoseconds = int((time.perf_counter() - start) * 1e9)
         rows = sum([inference.layout.rows for inference in batch])
         run = Run(rows, len(batch), start_ns, start_ns + nanoseconds, begun, start - begun)

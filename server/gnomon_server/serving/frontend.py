@@ -11,6 +11,7 @@ from gnomon_server.config import Settings
 from gnomon_server.models import servable
 from gnomon_server.serving import health, reflection, service
 from gnomon_server.serving.feed import Feed
+from gnomon_server.serving.guard import Guard
 from gnomon_server.serving.health import Health
 from gnomon_server.serving.holdings import Holdings
 from gnomon_server.serving.inferences import Inferences
@@ -71,7 +72,7 @@ class Frontend:
             **reflection.methods(services),
         }
         self._transport = transport(settings.transport)(
-            methods,
+            Guard(self._observation).methods(methods),
             self._observation.calls_ended,
             self._inferences.after_pass,
             settings.grpc,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_protos.tensors import Array, TensorError
+from gnomon_protos.tensors import Array
 from gnomon_server.config import Settings
 from gnomon_server.errors import Exhausted, GnomonError, Internal
 from gnomon_server.models import parameters, requests
@@ -117,8 +117,8 @@ class Inferences:
         if error is None:
             try:
                 responses = self._encoded(batch, ended.outputs)
-            except TensorError as failure:
-                error = Internal(f"output cannot be encoded: {failure}")
+            except Exception as failure:  # noqa: BLE001 - a foreign dtype, a want of memory: no caller may wait for ever
+                error = Internal(f"output cannot be encoded: {type(failure).__name__}: {failure}")
         for inference in batch:
             inference.run = run
         if error is None:
