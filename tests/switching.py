@@ -164,6 +164,11 @@ class Switcher:
                 switch(self._control, self.timeline)
                 self.made += 1
 
+    def failed(self) -> None:
+        """Waits until a call has failed."""
+        self._thread.join(180)
+        assert not self._thread.is_alive(), "a change of the route never failed"
+
     def __enter__(self) -> Switcher:
         self._thread.start()
         return self
@@ -190,6 +195,7 @@ def kill_control(server: ServerProcess, dice: random.Random) -> bool:
             switcher.busy.wait()
             time.sleep(dice.uniform(0, 0.15))
             os.kill(server.pid, signal.SIGKILL)
+            switcher.failed()
         made, primary = switcher.made, switcher.timeline.primary
     assert server.process is not None
     server.process.wait(30)
