@@ -50,6 +50,11 @@ triton: $(VENV)/.dev $(TRITON)/.done  ## record anew what a real Triton answers,
 	$(VENV)/bin/python tests/conformance/triton_recording.py
 	$(VENV)/bin/pytest tests/conformance/test_as_triton.py
 
+.PHONY: rules
+rules:  ## check and try the alert rules with promtool; needs Debian's prometheus
+	promtool check rules docs/prometheus/gnomon.rules.yml
+	promtool test rules docs/prometheus/gnomon.rules.test.yml
+
 protos: $(VENV)/.dev  ## regenerate the stubs from protos/*.proto
 	$(VENV)/bin/python protos/generate.py
 

@@ -104,6 +104,7 @@ def snapshot(**fields: Any) -> Snapshot:
         "queue_depths": {("churn", 2): 3},
         "verdicts": {("churn", 2): "keep watching"},
         "states": {("churn", 1): "ready", ("churn", 2): "loading"},
+        "switches": {("churn", "promotion"): 2, ("churn", "rollback"): 0},
         "in_flight": 4,
     }
     return Snapshot(**(values | fields))

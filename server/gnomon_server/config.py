@@ -22,7 +22,7 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 # How msgspec names a field that nobody knows.
 UNKNOWN = re.compile(r"unknown field `(.*)`")
 # Settings that are tables of their own, and have no environment variable.
-TABLES = ("policy", "models", "mirror", "guard", "tls", "audit")
+TABLES = ("policy", "models", "mirror", "guard", "tls", "audit", "alerts")
 Transport = Literal["http2", "grpcio"]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 ShareOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -194,6 +194,22 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvers: dict[str, str] = {}
 
 
+class AlertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to tell what happened, and what counts as news."""
+
+    # Where alerts are posted to; empty: nowhere.
+    webhook: str = ""
+    # What is posted: gnomon's own JSON, or what Alertmanager takes (then the webhook is its address).
+    format: Literal["json", "alertmanager"] = "json"
+    # A file with a token that is sent as "Authorization: Bearer".
+    token_file: str = ""
+    # Share of the requests for a shadow that may be dropped, and the seconds over which they are counted.
+    drops: Share = 0.01
+    window: Positive = 60.0
+    # Seconds after which a shadow that is not ready counts as dead.
+    dead_after: Positive = 30.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of `gnomon serve`."""
 
@@ -224,6 +240,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guard: GuardSettings = GuardSettings()
     tls: TlsSettings = TlsSettings()
     audit: AuditSettings = AuditSettings()
+    alerts: AlertSettings = AlertSettings()
 
     def model(self, name: str) -> ModelSettings:
         """Returns the settings of one model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
 from gnomon_server.config import Policy, Settings
 from gnomon_server.control import reports
+from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit import approval
 from gnomon_server.control.audit.approval import Approvals
 from gnomon_server.control.audit.envelope import Subject
@@ -34,6 +36,7 @@ from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.lifecycle import FAILED, READY
 from gnomon_server.models.sources import Source
+from gnomon_server.telemetry.conventions import PROMOTION, ROLLBACK, SWITCHES
 from gnomon_server.wire.messages import VersionRef
 
 log = logging.getLogger(__name__)
@@ -99,11 +102,29 @@ class Operations:
         self._approvals = Approvals(settings.audit.approvers, store)
         # Whether this server decides what nobody asked for.
         self._leads = not store.shared
+        # By model the newest, and how often each of conventions.SWITCHES happened here.
+        self._rollbacks: dict[str, Rollback] = {}
+        self._switches: Counter[tuple[str, str]] = Counter()
 
     @property
     def routes(self) -> Mapping[str, Route]:
         """The route of every model, by name."""
         return self._routes
+
+    @property
+    def leads(self) -> bool:
+        """Whether this server decides what nobody asked for, where several share a store."""
+        return self._leads
+
+    @property
+    def rollbacks(self) -> Sequence[Rollback]:
+        """The newest rollback of each model since this server began."""
+        return tuple(self._rollbacks.values())
+
+    @property
+    def switches(self) -> Mapping[tuple[str, str], int]:
+        """How often the primary of a model changed since this server began, by model and one of SWITCHES."""
+        return {(model, kind): self._switches[model, kind] for model in self._routes for kind in SWITCHES}
 
     def versions(self, model: str) -> list[int]:
         """Returns the versions of a model that are there, and those that have a role."""
@@ -442,6 +463,12 @@ class Operations:
         del self._elsewhere[route.model]
 
     async def _apply(self, route: Route) -> None:
+        before = self._routes.get(route.model, Route(route.model))
+        if before.primary not in (0, route.primary):
+            back = route.primary == before.previous and not route.previous
+            self._switches[route.model, ROLLBACK if back else PROMOTION] += 1
+            if back:
+                self._rollbacks[route.model] = Rollback(route.model, route.primary, before.primary, datetime.now(UTC))
         self._routes = {**self._routes, route.model: route}
         generation = self._fleet.wish(self._wished, self._refs)
         try:

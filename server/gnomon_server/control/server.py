@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
 
@@ -17,6 +18,9 @@ import msgspec
 
 from gnomon_server.config import Settings
 from gnomon_server.control import service, snapshots
+from gnomon_server.control.alerts.alarm import Alarm
+from gnomon_server.control.alerts.watch import Look
+from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.control.answers import Answers
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
@@ -38,6 +42,8 @@ FLUSH_SECONDS: Final = 1.0
 # Between looks at what other servers changed that share the store.
 FOLLOW_SECONDS: Final = 0.25
 GUARD_SECONDS: Final = 1.0
+# Between looks for something that somebody should know of.
+ALERT_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 SHOWN_CHANGES: Final = 10
 
@@ -76,6 +82,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack, ready: Callable[[Addresses], None]) -> None:
         settings = self._settings
         tls.configured(settings.tls)
+        webhook = Webhook(settings.alerts)
         models = source(settings.repository)
         models.versions()
         port = SharedPort(settings.grpc)
@@ -101,6 +108,10 @@ class Server:
                 changes = []
             return View(control.statuses(), control.reports(), changes)
 
+        def look() -> Look:
+            return Look(datetime.now(UTC), control.reports(), operations.rollbacks)
+
+        alarm = Alarm(settings.alerts, webhook, look, lambda: operations.leads)
         web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
         stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations))
         stack.push_async_callback(fleet.stop, settings.grace)
@@ -120,6 +131,9 @@ class Server:
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
+        if settings.alerts.webhook:
+            stack.enter_context(_Task(webhook.run()))
+            stack.enter_context(_Task(_always(ALERT_SECONDS, alarm.look)))
         if not self._stop.is_set():
             http, rpc = settings.http.rpartition(":")[0], settings.control.rpartition(":")[0]
             ready(Addresses(port.address, f"{http}:{http_port}", f"{rpc}:{control_port}"))

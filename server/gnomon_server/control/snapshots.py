@@ -29,6 +29,7 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
             for route in routes
             for version in operations.versions(route.model)
         },
+        switches=operations.switches,
         in_flight=counts.in_flight,
     )
 

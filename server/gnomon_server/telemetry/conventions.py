@@ -27,6 +27,7 @@ ROLE: Final = "gnomon.role"
 OUTCOME: Final = "gnomon.outcome"
 OUTPUT: Final = "gnomon.output"
 STATE: Final = "gnomon.state"
+SWITCH: Final = "gnomon.switch"
 DIVERGENT: Final = "gnomon.divergent"
 # Followed by the output's name.
 DIVERGENCE_OF: Final = "gnomon.divergence."
@@ -48,6 +49,7 @@ SHADOW_DURATION: Final = "gnomon.shadow.duration"
 SHADOW_QUEUE_DEPTH: Final = "gnomon.shadow.queue.depth"
 VERDICT: Final = "gnomon.verdict"
 MODEL_STATE: Final = "gnomon.model.state"
+ROUTE_SWITCHES: Final = "gnomon.route.switches"
 
 # Values.
 GRPC: Final = "grpc"
@@ -58,6 +60,9 @@ SHADOW: Final = "shadow"
 OUTCOMES: Final = ("compared", "shadow_error", "primary_error", "timeout", "dropped", "not_comparable")
 FAILED_OUTCOMES: Final = frozenset({"shadow_error", "timeout"})
 VERDICTS: Final = ("promote", "reject", "keep watching")
+PROMOTION: Final = "promotion"
+ROLLBACK: Final = "rollback"
+SWITCHES: Final = (PROMOTION, ROLLBACK)
 VERSION_STATES: Final = ("loading", "ready", "failed", "unloaded")
 # The statuses that are the server's failure; with any other the span's status stays unset (docs/rpc/grpc.md).
 SERVER_ERRORS: Final = frozenset(

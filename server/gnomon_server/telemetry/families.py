@@ -58,6 +58,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         _queue_depths(snapshot),
         _verdicts(snapshot),
         _model_states(snapshot),
+        _switches(snapshot),
     ]
     return [family for family in made if family.points]
 
@@ -177,6 +178,15 @@ def _model_states(snapshot: Snapshot) -> Family:
     text = "1 for the state of a version, 0 for the others."
     points = _one_hot(snapshot.states, names.VERSION_STATES, snapshot.since_ns)
     return Family(names.MODEL_STATE, "{version}", "gauge", text, points)
+
+
+def _switches(snapshot: Snapshot) -> Family:
+    text = "Changes of a model's primary."
+    points = tuple(
+        Point(((names.MODEL_NAME, model), (names.SWITCH, kind)), count, snapshot.since_ns)
+        for (model, kind), count in sorted(snapshot.switches.items())
+    )
+    return Family(names.ROUTE_SWITCHES, "{version}", "counter", text, points)
 
 
 def _one_hot(current: Mapping[tuple[str, int], str], states: Sequence[str], since_ns: int) -> tuple[Point, ...]:

@@ -41,5 +41,7 @@ class Snapshot:
     verdicts: Mapping[tuple[str, int], str] = field(default_factory=dict)
     # (model, version) to one of conventions.VERSION_STATES.
     states: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    # (model, one of conventions.SWITCHES) to how often its primary changed so.
+    switches: Mapping[tuple[str, str], int] = field(default_factory=dict)
     # Calls that have no answer yet.
     in_flight: int = 0

@@ -42,6 +42,7 @@ def test_names_have_underscores_and_the_suffix_of_their_unit_and_kind() -> None:
         "gnomon_shadow_queue_depth": "gauge",
         "gnomon_verdict": "gauge",
         "gnomon_model_state": "gauge",
+        "gnomon_route_switches": "counter",
         "nv_inference_request_success": "counter",
         "nv_inference_request_failure": "counter",
         "nv_inference_count": "counter",
