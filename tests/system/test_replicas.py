@@ -70,6 +70,8 @@ def compared(control: Control, shadow: int = 2) -> int:
 
 def test_both_serve_one_route_and_judge_by_what_both_saw(pair: Pair) -> None:
     one, other = pair.controls
+    # Who sees the list of processes sees no way into the database.
+    assert not any("postgresql" in part for server in pair.servers for c in server.children() for part in c.cmdline())
     # One of them gave the versions their roles.
     assert [entry.action for entry in one.audit().entries] == ["discover"]
     for control in pair.controls:

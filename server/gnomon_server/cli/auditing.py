@@ -13,6 +13,7 @@ from gnomon_server.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gnomon_client import Control
+    from gnomon_protos import control_pb2
     from gnomon_server.control.audit.chain import Sealed
     from gnomon_server.control.audit.checkpoint import Checkpoint
     from gnomon_server.control.audit.signing import PublicKey
@@ -116,17 +117,13 @@ def run_approve(arguments: argparse.Namespace) -> int:
 
 
 def _export(server: Control, number: int) -> int:
-    from gnomon_server.control.audit.chain import Sealed
-
     found = [entry for entry in server.export_audit(number - 1, 1).entries if entry.id == number] if number > 0 else []
     if not found:
         raise NotFound(f"the audit has no entry {number}")
-    entry = found[0]
-    sealed = Sealed(entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature)
-    evidence = sealed.record.entry.evidence
-    if not evidence:
-        raise NotFound(f"entry {number} of the audit ('{sealed.record.entry.action}') has no evidence")
-    say(evidence)
+    entry = _sealed(found[0]).record.entry
+    if not entry.evidence:
+        raise NotFound(f"entry {number} of the audit ('{entry.action}') has no evidence")
+    say(entry.evidence)
     return 0
 
 
@@ -154,7 +151,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _verify_server(server: Control, arguments: argparse.Namespace) -> int:
-    from gnomon_server.control.audit.chain import Sealed
     from gnomon_server.control.audit.checkpoint import Checkpoint
     from gnomon_server.control.audit.signing import PublicKey
 
@@ -165,8 +161,7 @@ def _verify_server(server: Control, arguments: argparse.Namespace) -> int:
     def entries() -> Iterator[Sealed]:
         last = 0
         while page := server.export_audit(last).entries:
-            for entry in page:
-                yield Sealed(entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature)
+            yield from map(_sealed, page)
             last = page[-1].id
 
     return _verify(entries(), {own.id: own}, kept, arguments)
@@ -205,6 +200,12 @@ def _verify(
     known = f"; {len(kept)} checkpoint{'s' * (len(kept) != 1)} kept" if kept else "; no checkpoint: its end is unproven"
     say(f"{count:,} entries, each as it was written, by {trust}{known}")
     return 0
+
+
+def _sealed(entry: control_pb2.SealedEntry) -> Sealed:
+    from gnomon_server.control.audit.chain import Sealed
+
+    return Sealed(entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature)
 
 
 def _keys(files: list[Path]) -> Mapping[str, PublicKey]:

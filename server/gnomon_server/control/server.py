@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from gnomon_server.config import Settings
+from gnomon_server.config import AlertSettings, Settings
 from gnomon_server.control import service, snapshots
 from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Look
@@ -92,7 +92,8 @@ class Server:
         telemetry = Telemetry.from_environment(os.environ, version("gnomon"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         ledger = Ledger.restore(store.tallies())
-        children = msgspec.structs.replace(settings, grpc=port.address)
+        # Children are told by their command line, which everybody on this machine can read: no passwords.
+        children = msgspec.structs.replace(settings, grpc=port.address, store="", alerts=AlertSettings())
         fleet = Fleet(children, ledger, telemetry.record)
         operations = Operations(settings, store, ledger, fleet, models)
         control = ControlService(operations, fleet, store)

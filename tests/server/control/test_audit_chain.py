@@ -172,6 +172,17 @@ def test_entries_cut_off_while_the_server_was_away_are_found_when_it_is_back(
     again.close()
 
 
+def test_a_route_that_was_altered_beside_the_audit_is_noticed_by_the_next_change(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    grow(store, 2)
+    tamper(tmp_path, "UPDATE routes SET route = replace(route, '\"primary\":0', '\"primary\":6')")
+    grow(store, 1)
+    with pytest.raises(Broken, match="entry 3 says that the route of model 'm' was altered beside the audit"):
+        checked(tmp_path, store)
+    store.close()
+
+
 def test_an_altered_row_is_named(tmp_path: Path, store: SqliteStore) -> None:
     grow(store, 3)
     tamper(tmp_path, "UPDATE audit SET body = replace(body, 'ann', 'eve') WHERE id = 2")

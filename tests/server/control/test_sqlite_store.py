@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gnomon_server.control.audit.chain import verify
@@ -194,7 +195,7 @@ def test_an_audit_from_before_the_chain_is_kept_and_chained(tmp_path: Path, monk
         for number in (1, 2):
             old.execute(
                 "INSERT INTO audit VALUES (?, '2026-01-01T00:00:00Z', 'ann', 'promote', 'churn', 2, 'why', 1, ?, ?, ?)",
-                (number, '{"model":"churn"}', '{"model":"churn","generation":2,"primary":2}', '{"model":"churn"}'),
+                (number, '{"model":"churn"}', msgspec.json.encode(route).decode(), '{"model":"churn"}'),
             )
     store = SqliteStore(tmp_path)
     assert store.routes() == {"churn": route}

@@ -108,11 +108,7 @@ class Tables(ABC):
     def audit(self, model: str = "", limit: int = 100) -> list[AuditRecord]:
         """Returns the latest records of one model or, without a name, of all; newest first."""
         with self._transaction(writes=False) as execute:
-            rows = execute(
-                f"SELECT {_SEALED} FROM audit WHERE model = %s OR %s ORDER BY id DESC LIMIT %s",  # noqa: S608 - no input
-                (model, not model, limit),
-            )
-        return [Sealed(*row).record for row in rows]
+            return _latest(execute, model, limit)
 
     def entries(self, after: int, limit: int) -> list[Sealed]:
         """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
@@ -167,7 +163,7 @@ class Tables(ABC):
         newest = execute("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
         number, previous = newest[0] if newest else (0, GENESIS)
         wanted = [(before, after, entry)]
-        if damage := self._damage(execute):
+        if damage := self._damage(execute, before):
             log.error("the audit is damaged: %s", damage)
             wanted.insert(0, (before, before, AuditEntry(SERVER, chain.DAMAGED, 0, damage)))
         added = []
@@ -179,12 +175,15 @@ class Tables(ABC):
             added.append(sealed)
         return added
 
-    def _damage(self, execute: Execute) -> str:
-        """Returns what contradicts the checkpoint, or nothing."""
+    def _damage(self, execute: Execute, route: Route) -> str:
+        """Returns what contradicts the checkpoint, or the stored route, or nothing."""
         seen = self._witness.newest
-        if seen is None or execute("SELECT hash FROM audit WHERE id = %s", (seen.entries,)) == [(seen.hash,)]:
-            return ""
-        return f"entry {seen.entries}, which this server wrote at {seen.time}, was altered or removed"
+        if seen and execute("SELECT hash FROM audit WHERE id = %s", (seen.entries,)) != [(seen.hash,)]:
+            return f"entry {seen.entries}, which this server wrote at {seen.time}, was altered or removed"
+        newest = _newest(execute, route.model)
+        if route != (newest.after if newest else Route(route.model)):
+            return f"the route of model '{route.model}' was altered beside the audit"
+        return ""
 
     def _witnessed(self, entries: Sequence[Sealed]) -> AuditRecord:
         record = entries[-1].record
@@ -221,6 +220,18 @@ def stored_comparison(blob: bytes) -> Comparison:
 def utc_now() -> str:
     """Returns the present time by RFC 3339."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _latest(execute: Execute, model: str, limit: int) -> list[AuditRecord]:
+    rows = execute(
+        f"SELECT {_SEALED} FROM audit WHERE model = %s OR %s ORDER BY id DESC LIMIT %s",  # noqa: S608 - no input
+        (model, not model, limit),
+    )
+    return [Sealed(*row).record for row in rows]
+
+
+def _newest(execute: Execute, model: str) -> AuditRecord | None:
+    return next(iter(_latest(execute, model, 1)), None)
 
 
 def _stored(execute: Execute, model: str) -> Route:
