@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from gnomon_server.control.desired import Request
 from gnomon_server.control.fleet import Fleet
-from gnomon_server.control.operations import Operations, Request
+from gnomon_server.control.operations import Operations
 from gnomon_server.errors import GnomonError
 from gnomon_server.wire.messages import (
     Answer,

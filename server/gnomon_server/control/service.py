@@ -16,8 +16,9 @@ from gnomon_protos import control_pb2, control_pb2_grpc
 from gnomon_protos.manifest_pb2 import Manifest
 from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.audit.records import AuditRecord
+from gnomon_server.control.desired import Change, Request
 from gnomon_server.control.fleet import Fleet
-from gnomon_server.control.operations import Assignment, Change, Operations, Request
+from gnomon_server.control.operations import Assignment, Operations
 from gnomon_server.control.ports import free
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store

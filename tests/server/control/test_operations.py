@@ -11,7 +11,7 @@ from fleets import Rig
 
 from gnomon_server.control import snapshots
 from gnomon_server.control.audit.promotion import report_of
-from gnomon_server.control.operations import Request
+from gnomon_server.control.desired import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram

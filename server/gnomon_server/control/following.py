@@ -1,0 +1,56 @@
+"""Following: what other servers changed that share the store, made true here."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gnomon_server.control.desired import Desired
+from gnomon_server.control.routes import Route
+from gnomon_server.control.store import Store
+from gnomon_server.errors import GnomonError
+
+
+class Following:
+    """Belongs to control's event loop; a store that nobody shares has nothing to follow."""
+
+    def __init__(self, store: Store, desired: Desired) -> None:
+        self._store = store
+        self._desired = desired
+        # Whether this server decides what nobody asked for.
+        self.leads = not store.shared
+        # The newest routes that other servers stored, as far as they are not true here.
+        self._elsewhere: dict[str, Route] = {}
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to adopt."""
+        return bool(self._elsewhere)
+
+    async def hear(self) -> None:
+        """Says that this server is alive, and takes what others say; raises NotReady if the store is away."""
+        if self._store.shared:
+            shared = await asyncio.to_thread(self._store.sync)
+            self.leads = shared.leads
+            self._elsewhere |= shared.routes
+
+    async def adopt(self) -> None:
+        """Makes what was heard true; nobody else may change routes meanwhile. Raises GnomonError where it cannot be."""
+        failed: GnomonError | None = None
+        for route in tuple(self._elsewhere.values()):
+            try:
+                await self._adopt(route)
+            except GnomonError as error:
+                # What answers here answers on; it is tried again, and the other models do not wait for it.
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _adopt(self, route: Route) -> None:
+        before = self._desired.routes.get(route.model, Route(route.model))
+        # What is older than the route here was read before this server itself changed it.
+        if route.generation > before.generation:
+            fresh = route.primary not in (before.primary, before.previous)
+            if fresh and (route.model, route.primary) in self._desired.refs:
+                await self._desired.warm(route.model, route.primary)
+            await self._desired.apply(route)
+        del self._elsewhere[route.model]
