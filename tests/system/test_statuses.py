@@ -72,6 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models.write(folder, "raising", 1, models.raising())
     models.write(folder, "slow", 1, models.slow(SLOW_ROUNDS, above=1.5))
     models.write(folder, "wide", 1, models.repeated(3))
+    models.write(folder, "any", 1, models.identity(shape=None))
     models.write(folder, "scalar", 1, models.identity(shape=()))
     for datatype, element in ECHOES.items():
         models.write(folder, f"echo-{datatype}", 1, models.identity(element))
@@ -168,6 +169,10 @@ MISTAKES = {
         "input 'x': expected shape [-1, 3] with every dimension given, received [-1, 3]",
         **on_x("FP32", [-1, 3], b""),
     ),
+    "negative dimension of any rank": wrong(
+        "any", "input 'x': expected a shape with every dimension given, received [2, -1]", **on_x("FP32", [2, -1], b"")
+    ),
+    "rank of a scalar": wrong("scalar", "input 'x': expected shape [], received [1]", **on_x("FP32", [1], b"")),
     "different batch": spoilt(
         "sum",
         {"a": np.tile(ROW, (2, 1)), "b": np.tile(ROW, (3, 1))},
@@ -520,6 +525,14 @@ def test_a_scalar_has_an_empty_shape(wire: grpc.Channel) -> None:
         answer = infer(wire, made("scalar", {"x": np.array(1.25, np.float32)}))
         assert list(answer.outputs[0].shape) == []
         assert output(answer) == 1.25
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (1, 2, 1, 3)])
+def test_an_input_of_unknown_rank_takes_every_shape(shape: tuple[int, ...], wire: grpc.Channel) -> None:
+    given = np.ones(shape, np.float32)
+    answer = infer(wire, request("any", {"x": given}))
+    assert tuple(answer.outputs[0].shape) == shape
+    assert np.array_equal(output(answer), given)
 
 
 def test_an_input_with_a_default_may_be_given_or_left_out(wire: grpc.Channel) -> None:

@@ -168,7 +168,7 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
     if not spec.accepts(shape):
         given = " with every dimension given" if any(dim < 0 for dim in shape) else ""
         shown = str(list(shape[:16])) if len(shape) <= 16 else f"{len(shape)} dimensions"
-        raise InvalidRequest(f"input '{spec.name}': expected shape {list(spec.shape)}{given}, received {shown}")
+        raise InvalidRequest(f"input '{spec.name}': expected {spec.expected}{given}, received {shown}")
     return shape
 
 

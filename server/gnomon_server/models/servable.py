@@ -116,7 +116,8 @@ def _with_meanings(
         if other is None and spec.optional:
             meanings[spec.name] = spec
             continue
-        if other is None or (other.datatype, len(other.shape)) != (spec.datatype, len(spec.shape)):
+        other_rank = other is not None and spec.ranked and len(other.shape) != len(spec.shape)
+        if other is None or other.datatype != spec.datatype or other_rank:
             shown = f"{other.datatype} {list(other.shape)}" if other else "nothing"
             reason = f"{kind} {spec.name!r}: the model has {spec.datatype} {list(spec.shape)}, the manifest {shown}"
             raise LoadError(reason)

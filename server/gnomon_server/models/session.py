@@ -15,6 +15,7 @@ import numpy as np
 from gnomon_protos.tensors import FIXED, Array, is_bfloat16
 from gnomon_server.config import SessionSettings
 from gnomon_server.errors import Internal, LoadError
+from gnomon_server.models.ranks import unranked
 from gnomon_server.models.signature import TensorSpec
 
 # onnxruntime reports home from 1.29 on unless this is set before its import.
@@ -62,8 +63,14 @@ class Session:
         inputs = self._session.get_inputs()
         # Graph inputs with an initializer: what a request leaves out, the model has.
         defaulted = self._session.get_overridable_initializers()
-        self.inputs = (*(_spec(value) for value in inputs), *(_spec(value, optional=True) for value in defaulted))
-        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        outputs = self._session.get_outputs()
+        shapes = [value.shape for value in (*inputs, *defaulted, *outputs)]
+        free = frozenset() if all(shapes) else unranked(path)
+        self.inputs = (
+            *(_spec(value, free) for value in inputs),
+            *(_spec(value, free, optional=True) for value in defaulted),
+        )
+        self.outputs = tuple(_spec(value, free) for value in outputs)
         # What the model calls the first dimension of each input that has to be given; None where it gives no name.
         self.first_dimensions = frozenset(value.shape[0] if value.shape else None for value in inputs)
         datatypes = {spec.datatype for spec in (*self.inputs, *self.outputs)}
@@ -118,12 +125,12 @@ def _opened(path: Path, settings: SessionSettings) -> Any:
     return session
 
 
-def _spec(value: Any, optional: bool = False) -> TensorSpec:
+def _spec(value: Any, free: frozenset[str], optional: bool = False) -> TensorSpec:
     datatype = DATATYPES.get(value.type)
     if datatype is None:
         raise LoadError(f"tensor {value.name!r}: expected one of {', '.join(DATATYPES)}, received {value.type}")
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in value.shape)
-    return TensorSpec(value.name, datatype, shape, optional=optional)
+    return TensorSpec(value.name, datatype, shape, optional=optional, ranked=value.name not in free)
 
 
 def _value(array: Array) -> Any:

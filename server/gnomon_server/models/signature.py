@@ -19,9 +19,18 @@ class TensorSpec:
     classes: tuple[str, ...] = ()
     # Whether a request may leave it out.
     optional: bool = False
+    # Whether its rank is known; without one the shape is empty, and any is accepted.
+    ranked: bool = True
+
+    @property
+    def expected(self) -> str:
+        """What an error says that a shape should be."""
+        return f"shape {list(self.shape)}" if self.ranked else "a shape"
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether a complete shape is one that the tensor declares."""
+        if not self.ranked:
+            return all(given >= 0 for given in shape)
         return len(shape) == len(self.shape) and all(
             given >= 0 and declared in (-1, given) for given, declared in zip(shape, self.shape, strict=True)
         )

@@ -123,7 +123,8 @@ def _outputs_differ(received: tuple[Tensor, ...], specs: Iterable[TensorSpec]) -
         if spec is None:
             return f"output {tensor.name!r} is unknown to the shadow"
         # The sizes are left to the comparison: a shadow that answers with other ones diverges.
-        if _kind(tensor.datatype) != _kind(spec.datatype) or len(tensor.shape) != len(spec.shape):
+        other_rank = spec.ranked and len(tensor.shape) != len(spec.shape)
+        if _kind(tensor.datatype) != _kind(spec.datatype) or other_rank:
             return f"output {tensor.name!r}: the shadow gives {_shown(spec)}, the primary {_shown(tensor)}"
     return "" if received else "the primary gave no output"
 

@@ -105,6 +105,15 @@ def test_text_beside_bfloat16_is_refused_at_loading_because_no_request_could_be_
     assert "no text inputs in a model with BF16" in refused(made(tmp_path, graph))
 
 
+def test_a_tensor_of_unknown_rank_is_none_of_a_scalar(tmp_path: Path) -> None:
+    free = loaded(made(tmp_path / "free", models.identity(shape=None)))
+    assert [spec.ranked for spec in (*free.signature.inputs, *free.signature.outputs)] == [False, False]
+    assert not free.signature.batched
+    assert free.run({"x": ROWS}, ["y"])[0].tolist() == ROWS.tolist()
+    scalar = loaded(made(tmp_path / "scalar", models.identity(shape=())))
+    assert scalar.signature.inputs == (TensorSpec("x", "FP32", ()),)
+
+
 def test_an_input_with_an_initializer_may_be_left_out(tmp_path: Path) -> None:
     servable = loaded(made(tmp_path, models.shifted()))
     assert [spec.name for spec in servable.signature.required] == ["x"]

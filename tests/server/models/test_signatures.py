@@ -44,3 +44,10 @@ def test_batched_means_that_everything_begins_with_a_free_dimension(
     assert made.batched is batched
     assert list(made.input_specs) == [f"x{number}" for number in range(len(inputs))]
     assert made.output_names == tuple(f"y{number}" for number in range(len(outputs)))
+
+
+@given(SHAPES)
+def test_a_tensor_of_unknown_rank_accepts_every_complete_shape(shape: tuple[int, ...]) -> None:
+    spec = TensorSpec("x", "FP32", (), ranked=False)
+    assert spec.accepts(shape)
+    assert not spec.accepts((*shape, -1))

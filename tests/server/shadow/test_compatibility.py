@@ -16,7 +16,11 @@ SIGNATURE = Signature(
         TensorSpec("s", "BYTES", (-1, 1)),
         TensorSpec("by", "FP32", (-1,), optional=True),
     ),
-    (TensorSpec("label", "INT64", (-1,)), TensorSpec("p", "FP32", (-1, 2)), TensorSpec("extra", "FP32", (-1,))),
+    (
+        TensorSpec("label", "INT64", (-1,)),
+        TensorSpec("p", "FP32", (-1, 2)),
+        TensorSpec("extra", "FP32", (-1,)),
+    ),
 )
 X, S = Tensor("x", "FP32", (4, 3)), Tensor("s", "BYTES", (4, 1))
 LABEL, P = Tensor("label", "INT64", (4,)), Tensor("p", "FP32", (4, 2))
@@ -56,6 +60,12 @@ def layout(inputs: tuple[Tensor, ...] = (X, S), outputs: tuple[Tensor, ...] = (L
 def test_a_request_is_comparable_if_the_shadow_could_have_answered_it(fitting: Layout, reason: str) -> None:
     found = decide(fitting, SIGNATURE, coalescable=True).reason
     assert re.search(reason, found) if reason else not found
+
+
+def test_an_output_of_unknown_rank_may_have_any() -> None:
+    free = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (), ranked=False),))
+    for shape in ((), (4,), (4, 2, 2)):
+        assert not decide(layout((X,), (Tensor("y", "FP32", shape),)), free, coalescable=True).reason
 
 
 @pytest.mark.parametrize(
