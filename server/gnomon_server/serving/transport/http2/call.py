@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gnomon_server.errors import GnomonError
 from gnomon_server.serving.transport import Call
 from gnomon_server.serving.transport.http2.arrivals import Headers
 from gnomon_server.serving.transport.http2.metadata import incoming_binary, incoming_text
 
-if TYPE_CHECKING:
-    from gnomon_server.serving.transport.http2.connection import Connection
+
+class Wire(Protocol):
+    """A connection, as its calls see it."""
+
+    # As gRPC prints it.
+    peer: str
+
+    def answer(self, call: Http2Call, message: bytes) -> None:
+        """Ends a unary call with OK."""
+
+    def finish(self, call: Http2Call, status: str, text: str) -> None:
+        """Ends a call with a status."""
+
+    def expire(self, call: Http2Call) -> None:
+        """Ends a call whose deadline has passed."""
 
 
 class Http2Call(Call):
@@ -24,7 +35,7 @@ class Http2Call(Call):
 
     def __init__(
         self,
-        connection: Connection,
+        wire: Wire,
         stream: int,
         headers: Headers,
         method: str,
@@ -33,7 +44,7 @@ class Http2Call(Call):
         came: tuple[float, int],
     ) -> None:
         super().__init__(method, message, *came)
-        self._connection = connection
+        self._wire = wire
         self._headers = headers
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self.stream = stream
@@ -48,7 +59,7 @@ class Http2Call(Call):
 
     def peer(self) -> str:
         """Returns the peer's address as gRPC prints it."""
-        return self._connection.peer
+        return self._wire.peer
 
     def time_remaining(self) -> float | None:
         """Returns the seconds until the deadline, or None without one."""
@@ -57,31 +68,13 @@ class Http2Call(Call):
     def answer(self, message: bytes) -> None:
         """Ends the call with OK; does nothing if it is over."""
         if not self.ended:
-            self._connection.answer(self, message)
+            self._wire.answer(self, message)
 
     def fail(self, error: GnomonError) -> None:
         """Ends the call with an error's status and text; does nothing if it is over."""
         if not self.ended:
-            self._connection.finish(self, error.status, str(error))
+            self._wire.finish(self, error.status, str(error))
 
     def expire(self) -> None:
         """Ends the call because its deadline has passed."""
-        self._connection.expire(self)
-
-
-class Inbox:
-    """The messages of a streaming call on their way to its handler."""
-
-    def __init__(self, connection: Connection, stream: int) -> None:
-        self._connection, self._stream = connection, stream
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-    def put(self, message: bytes | None) -> None:
-        """Takes the next message, or None for the end of them."""
-        self._queue.put_nowait(message)
-
-    async def messages(self) -> AsyncIterator[bytes]:
-        """Yields the messages; only those that were taken make room for more."""
-        while (message := await self._queue.get()) is not None:
-            self._connection.consumed(self._stream, message)
-            yield message
+        self._wire.expire(self)

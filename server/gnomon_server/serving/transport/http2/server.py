@@ -1,4 +1,4 @@
-"""The loop around the sessions: it accepts, reads whatever is readable, and answers in one write a connection."""
+"""The HTTP/2 transport: it listens, takes connections, and sends them elsewhere when it drains."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import logging
 import socket
 import ssl
-import time
 from dataclasses import replace
 from typing import Final
 
 from gnomon_server.errors import InvalidRequest
-from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Unary
+from gnomon_server.serving.transport import AfterPass, Methods, Observer, Unary
 from gnomon_server.serving.transport.http2.call import Http2Call
+from gnomon_server.serving.transport.http2.common import Common
 from gnomon_server.serving.transport.http2.connection import Connection
 from gnomon_server.serving.transport.http2.deadlines import Deadlines
 from gnomon_server.serving.transport.http2.limits import Limits
 from gnomon_server.serving.transport.http2.listening import listen, peer_of, prepare
+from gnomon_server.serving.transport.http2.passes import Passes
 from gnomon_server.serving.transport.http2.secure import Secure
 from gnomon_server.serving.transport.tls import Reloaded, Tls, context
 
@@ -46,26 +47,23 @@ class Http2Transport:
         limits: Limits | None = None,
     ) -> None:
         """Raises InvalidRequest if the files for TLS cannot be used. `max_message_bytes` overrides the limits'."""
-        self.loop = asyncio.get_running_loop()
-        # By path, as it comes.
-        self.handlers = {f"/{name}".encode(): (name, method) for name, method in methods.items()}
-        self.unary = frozenset(path for path, (_, method) in self.handlers.items() if isinstance(method, Unary))
-        self.limits = replace(limits or Limits(), message_bytes=max_message_bytes)
-        self.deadlines: Deadlines[Http2Call] = Deadlines(Http2Call.expire)
-        # What every connection reads into; a new one for each would cost more than the reading.
-        self.buffer = memoryview(bytearray(RECEIVE))
-        # When this pass began: time.perf_counter(), and nanoseconds since the epoch.
-        self.now = time.perf_counter(), time.time_ns()
-        # Calls that ended in this pass, with their statuses.
-        self._ended: list[tuple[Call, str]] = []
-        self._observer = observer
-        self._after_pass = after_pass
+        self._loop = asyncio.get_running_loop()
+        handlers = {f"/{name}".encode(): (name, method) for name, method in methods.items()}
+        self._limits = replace(limits or Limits(), message_bytes=max_message_bytes)
+        self._passes = Passes(after_pass, observer)
+        self._deadlines: Deadlines[Http2Call] = Deadlines(Http2Call.expire)
+        self._common = Common(
+            handlers=handlers,
+            unary=frozenset(path for path, (_, method) in handlers.items() if isinstance(method, Unary)),
+            limits=self._limits,
+            deadlines=self._deadlines,
+            passes=self._passes,
+            buffer=memoryview(bytearray(RECEIVE)),
+        )
         self._address = address
         self._tls = None if tls is None else Reloaded(tls, context)
         self._listener: socket.socket | None = None
         self._connections: set[Connection] = set()
-        self._touched: set[Connection] = set()
-        self._scheduled = False
         self._draining = False
         self._empty = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -73,8 +71,8 @@ class Http2Transport:
     async def start(self) -> int:
         """Begins to listen; returns the port (1 for a Unix socket), raises InvalidRequest if the address is taken."""
         self._listener = listen(self._address)
-        self.loop.add_reader(self._listener, self._accept)
-        if self._tls is not None or self.limits.idle_seconds is not None or self.limits.age_seconds is not None:
+        self._loop.add_reader(self._listener, self._accept)
+        if self._tls is not None or self._limits.idle_seconds is not None or self._limits.age_seconds is not None:
             self._sweep()
         # A Unix socket has no port; what grpc says then is kept.
         return 1 if self._listener.family == socket.AF_UNIX else int(self._listener.getsockname()[1])
@@ -86,7 +84,7 @@ class Http2Transport:
             # Connections that the kernel has completed already are taken, and told to go elsewhere.
             while self._accept():
                 pass
-            self.loop.remove_reader(self._listener)
+            self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         for connection in tuple(self._connections):
@@ -98,52 +96,18 @@ class Http2Transport:
             except TimeoutError:
                 log.warning("%d connections had unfinished calls as they were closed", len(self._connections))
         # What was answered just now, and the farewell.
-        self._end_pass()
+        self._passes.end()
         for connection in tuple(self._connections):
             connection.close()
-        self._end_pass()
+        self._passes.end()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self.deadlines.close()
+        self._deadlines.close()
 
-    def touch(self, connection: Connection) -> None:
-        """Takes that a connection has something to write once this pass is over."""
-        self._touched.add(connection)
-        if not self._scheduled:
-            self._schedule()
-
-    def over(self, call: Call, status: str) -> None:
-        """Takes that a call has ended, to be told once this pass is over."""
-        self._ended.append((call, status))
-        if not self._scheduled:
-            self._schedule()
-
-    def forget(self, connection: Connection) -> None:
-        """Takes that a connection is closed."""
+    def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._touched.discard(connection)
         if not self._connections:
             self._empty.set()
-
-    def _schedule(self) -> None:
-        self._scheduled = True
-        self.now = time.perf_counter(), time.time_ns()
-        self.loop.call_soon(self._end_pass)
-
-    def _end_pass(self) -> None:
-        """Begins what this pass received, tells what ended, then writes each connection's answers at once."""
-        try:
-            self._after_pass()
-        except Exception:
-            # Those who wait for an answer of this pass wait on; nobody else may.
-            log.exception("a pass failed")
-        self._scheduled = False
-        if self._ended:
-            ended, self._ended = self._ended, []
-            self._observer(ended)
-        touched, self._touched = self._touched, set()
-        for connection in touched:
-            connection.flush()
 
     def _accept(self) -> bool:
         """Takes the connections that wait; returns whether there may be more."""
@@ -159,15 +123,15 @@ class Http2Transport:
                 continue
             except OSError as error:
                 log.warning("cannot accept, the next attempt is in %s s: %s", RECOVER, error.strerror)
-                self.loop.remove_reader(self._listener)
-                self.loop.call_later(RECOVER, self._accept_again)
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(RECOVER, self._accept_again)
                 return False
             self._take(link)
         return True
 
     def _accept_again(self) -> None:
         if self._listener is not None:
-            self.loop.add_reader(self._listener, self._accept)
+            self._loop.add_reader(self._listener, self._accept)
 
     def _take(self, link: socket.socket) -> None:
         try:
@@ -177,11 +141,11 @@ class Http2Transport:
             # Gone already.
             link.close()
             return
-        connection = Connection(self, link, peer_of(link), secure)
+        connection = Connection(self._common, link, peer_of(link), secure, self._forget)
         self._connections.add(connection)
         if self._draining:
             connection.retire()
-        self.touch(connection)
+        self._passes.touch(connection)
 
     def _context(self, tls: Reloaded[ssl.SSLContext]) -> ssl.SSLContext:
         try:
@@ -192,7 +156,7 @@ class Http2Transport:
         return tls.value
 
     def _sweep(self) -> None:
-        now = self.loop.time()
+        now = self._loop.time()
         for connection in tuple(self._connections):
             connection.check(now)
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
