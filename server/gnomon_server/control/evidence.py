@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from gnomon_server.wire.messages import MetricCounts, Observed, Serial
+from gnomon_server.wire.messages import MetricCounts, Observed
+from gnomon_server.wire.metrics import added
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,8 @@ def _sum(one: Observed, other: Observed) -> Observed:
         repeated=one.repeated + other.repeated,
         rows=one.rows + other.rows,
         repeated_rows=one.repeated_rows + other.repeated_rows,
-        serial=_serial(one.serial, other.serial),
+        serial=added(one.serial, other.serial),
         metrics=_metrics((*one.metrics, *other.metrics)),
-    )
-
-
-def _serial(one: Serial, other: Serial) -> Serial:
-    return Serial(
-        blocks=one.blocks + other.blocks,
-        total=one.total + other.total,
-        squares=one.squares + other.squares,
-        pairs=one.pairs + other.pairs,
-        products=one.products + other.products,
     )
 
 

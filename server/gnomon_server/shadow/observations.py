@@ -11,6 +11,7 @@ agreements were settled before disagreements, every shadow would look good for a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import compress
 from typing import Final
 
@@ -23,7 +24,7 @@ from gnomon_server.shadow.digests import Inputs, Seen
 from gnomon_server.shadow.outcome import Uncompared
 from gnomon_server.statistics.knots import GEO32, SYM64, Knots
 from gnomon_server.wire.messages import MetricCounts, Observed, Observing, Serial
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, of_output
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, added, of_output
 from gnomon_server.wire.record import Record
 
 Counts = NDArray[np.intp]
@@ -41,13 +42,10 @@ class Observations:
         self._observing = observing
         self._basis = basis
         self._seen = Seen() if observing.dedupe else None
-        names = (DISAGREEMENT, FAILURE, *map(of_output, outputs))
-        # All of them from the start: a request without an answer counts in every one.
-        self._metrics = {name: _Metric(GEO32, observing.block) for name in names}
-        if observing.latency:
-            self._metrics[LATENCY] = _Metric(SYM64, observing.block)
-        # Missed and not yet among the metrics' values.
-        self._missed = 0
+        self._outputs = tuple(outputs)
+        # By the share of requests that was mirrored: no block has requests of two. Whatever the shares were, their
+        # counts are added without weights, which is right about the average of the requests that were selected.
+        self._strata: dict[float, _Stratum] = {}
         self._requests = 0
         self._repeated = 0
         self._rows = 0
@@ -59,56 +57,57 @@ class Observations:
         fresh = self._fresh(found.inputs, rows)
         differ: Floats = np.logical_or.reduce(list(found.disagreements.values())).astype(np.float64)
         shares = _means(differ, rows, fresh)
-        self._add(DISAGREEMENT, shares)
+        records = found.batch.records
+        stratum = self._stratum(records[0].sample)
+        stratum.add(DISAGREEMENT, shares)
         for name, values in found.divergences.items():
-            self._add(of_output(name), _means(values, rows, fresh))
-        self._add(FAILURE, np.zeros(len(shares)))
+            stratum.add(of_output(name), _means(values, rows, fresh))
+        stratum.add(FAILURE, np.zeros(len(shares)))
         if self._observing.latency:
             slow = (found.end_ns - found.start_ns) / len(rows) > self._observing.latency * 1e9
-            records = [request.record for request in found.batch.requests]
-            self._add(LATENCY, (1 + slow - self._slow(records, _any(rows, fresh))) / 2)
+            stratum.add(LATENCY, (1 + slow - self._slow(records, _any(rows, fresh))) / 2)
         self._count(len(rows), len(shares))
 
     def failed(self, ended: Uncompared) -> None:
-        """Takes requests to which the shadow had no answer, by its own fault."""
+        """Takes requests of one share to which the shadow had no answer, by its own fault."""
         rows = ended.inputs.rows if ended.inputs is not None else np.ones(len(ended.records), np.intp)
         first = _any(rows, self._fresh(ended.inputs, rows))
         ones = np.ones(int(np.count_nonzero(first)))
-        for name in self._metrics.keys() - {LATENCY}:
-            self._add(name, ones)
+        stratum = self._stratum(ended.records[0].sample)
+        for name in stratum.metrics.keys() - {LATENCY}:
+            stratum.add(name, ones)
         if self._observing.latency:
-            self._add(LATENCY, (2 - self._slow(ended.records, first)) / 2)
+            stratum.add(LATENCY, (2 - self._slow(ended.records, first)) / 2)
         self._count(len(rows), len(ones))
 
-    def missed(self) -> None:
-        """Takes a request of which nobody will know whether the shadow agrees."""
-        self._missed += 1
+    def missed(self, sample: float) -> None:
+        """Takes a request of a share of which nobody will know whether the shadow agrees."""
+        self._stratum(sample).missed += 1
         self._requests += 1
 
     def end(self) -> None:
-        """Leaves out the block that is not finished, where the end came whatever was observed."""
-        for metric in self._metrics.values():
-            metric.end()
+        """Leaves out the blocks that are not finished, where the end came whatever was observed."""
+        for stratum in self._strata.values():
+            stratum.settle()
+            for metric in stratum.metrics.values():
+                metric.end()
 
     def snapshot(self) -> Observed:
         """Returns the counts so far; a block that is not finished counts for nothing yet."""
-        if self._missed:
-            # At their worst they may come in any order.
-            worst, best = np.ones(self._missed), np.zeros(self._missed)
-            for metric in self._metrics.values():
-                metric.add(worst, best)
-            self._missed = 0
-        counts = tuple(metric.snapshot(name) for name, metric in self._metrics.items())
-        disagreement = self._metrics[DISAGREEMENT]
+        strata = list(self._strata.values())
+        for stratum in strata:
+            stratum.settle()
+        disagreements = [stratum.metrics[DISAGREEMENT] for stratum in strata]
+        names = strata[0].metrics if strata else ()
         return Observed(
             basis=self._basis,
             block=self._observing.block,
-            requests=self._requests - disagreement.unfinished,
+            requests=self._requests - sum(metric.unfinished for metric in disagreements),
             repeated=self._repeated,
             rows=self._rows,
             repeated_rows=self._repeated_rows,
-            serial=disagreement.serial(),
-            metrics=counts,
+            serial=_serial(disagreements),
+            metrics=tuple(_counts(name, [stratum.metrics[name] for stratum in strata]) for name in names),
         )
 
     def _fresh(self, inputs: Inputs | None, rows: Counts) -> Flags:
@@ -125,14 +124,41 @@ class Observations:
         self._requests += requests
         self._repeated += requests - observed
 
-    def _add(self, name: str, values: Floats) -> None:
-        self._metrics[name].add(values, values)
+    def _stratum(self, sample: float) -> _Stratum:
+        if sample not in self._strata:
+            self._strata[sample] = _Stratum(self._observing, self._outputs)
+        return self._strata[sample]
 
     def _slow(self, records: Sequence[Record], kept: Flags) -> Floats:
         """Returns, for each request that is kept, 1 if the primary's run took longer than the limit, else 0."""
         limit = self._observing.latency * 1e9
         slow = [record.run_end_ns - record.run_start_ns > limit for record in compress(records, kept)]
         return np.array(slow, np.float64)
+
+
+class _Stratum:
+    """The metrics of requests that were selected with the same share."""
+
+    def __init__(self, observing: Observing, outputs: Iterable[str]) -> None:
+        names = (DISAGREEMENT, FAILURE, *map(of_output, outputs))
+        # All of them from the start: a request without an answer counts in every one.
+        self.metrics = {name: _Metric(GEO32, observing.block) for name in names}
+        if observing.latency:
+            self.metrics[LATENCY] = _Metric(SYM64, observing.block)
+        # Not yet among the metrics' values.
+        self.missed = 0
+
+    def add(self, name: str, values: Floats) -> None:
+        self.metrics[name].add(values, values)
+
+    def settle(self) -> None:
+        """Cuts what has come into blocks. What was missed may come in any order, since it counts at its worst."""
+        worst, best = np.ones(self.missed), np.zeros(self.missed)
+        self.missed = 0
+        for metric in self.metrics.values():
+            if len(worst):
+                metric.add(worst, best)
+            metric.cut()
 
 
 class _Metric:
@@ -143,9 +169,8 @@ class _Metric:
         self._block = block
         self._waiting: list[tuple[Floats, Floats]] = []
         self._length = 0
-        self._up, self._lo = knots.none(), knots.none()
-        self._blocks, self._pairs = 0, 0
-        self._total, self._squares, self._products = 0.0, 0.0, 0.0
+        self.up, self.lo = knots.none(), knots.none()
+        self.serial = Serial()
         self._last: float | None = None
 
     @property
@@ -158,20 +183,14 @@ class _Metric:
         self._waiting.append((up, lo))
         self._length += len(up)
         if self._length >= WAITING + self._block:
-            self._cut()
+            self.cut()
 
     def end(self) -> None:
-        self._cut()
+        """Forgets the block that is not full."""
         self._waiting, self._length = [], 0
 
-    def snapshot(self, name: str) -> MetricCounts:
-        self._cut()
-        return MetricCounts(name, tuple(self._up.tolist()), tuple(self._lo.tolist()))
-
-    def serial(self) -> Serial:
-        return Serial(self._blocks, self._total, self._squares, self._pairs, self._products)
-
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Bins the blocks that are full."""
         blocks = self._length // self._block
         if not blocks:
             return
@@ -180,20 +199,32 @@ class _Metric:
         self._waiting, self._length = [(up[size:], lo[size:])], len(up) - size
         means = up[:size].reshape(blocks, -1).mean(axis=1)
         counts = self._knots.counts(means)
-        self._up += counts
+        self.up += counts
         same = np.array_equal(up[:size], lo[:size])
-        self._lo += counts if same else self._knots.counts(lo[:size].reshape(blocks, -1).mean(axis=1))
+        self.lo += counts if same else self._knots.counts(lo[:size].reshape(blocks, -1).mean(axis=1))
         self._follow(means)
 
     def _follow(self, means: Floats) -> None:
         """Takes the sums from which the correlation of neighbouring blocks is found."""
         chain = means if self._last is None else np.concatenate([[self._last], means])
-        self._blocks += len(means)
-        self._pairs += len(chain) - 1
-        self._total += float(means.sum())
-        self._squares += float(means @ means)
-        self._products += float(chain[1:] @ chain[:-1])
+        before = self.serial
+        self.serial = Serial(
+            blocks=before.blocks + len(means),
+            total=before.total + float(means.sum()),
+            squares=before.squares + float(means @ means),
+            pairs=before.pairs + len(chain) - 1,
+            products=before.products + float(chain[1:] @ chain[:-1]),
+        )
         self._last = float(means[-1])
+
+
+def _counts(name: str, metrics: Sequence[_Metric]) -> MetricCounts:
+    up, lo = sum(metric.up for metric in metrics), sum(metric.lo for metric in metrics)
+    return MetricCounts(name, tuple(np.asarray(up).tolist()), tuple(np.asarray(lo).tolist()))
+
+
+def _serial(metrics: Iterable[_Metric]) -> Serial:
+    return reduce(added, (metric.serial for metric in metrics), Serial())
 
 
 def _any(rows: Counts, fresh: Flags) -> Flags:

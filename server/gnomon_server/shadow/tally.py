@@ -45,8 +45,8 @@ class Tally:
             primary = ended.batch.requests[0].record.primary
             self._pair(primary).add(ended)
         elif ended.guilty:
-            for pair, part in self._by_primary(ended):
-                pair.failed(part)
+            for part in _alike(ended):
+                self._pair(part.records[0].primary).failed(part)
         else:
             self.count(ended.records, ended.outcome)
 
@@ -73,14 +73,6 @@ class Tally:
         if primary not in self._pairs:
             self._pairs[primary] = _Pair(self._chosen, Observations(self._observing, self._chosen, self._basis))
         return self._pairs[primary]
-
-    def _by_primary(self, ended: Uncompared) -> Iterator[tuple[_Pair, Uncompared]]:
-        primaries = np.array([record.primary for record in ended.records])
-        for primary in np.unique(primaries):
-            keep = primaries == primary
-            records = list(compress(ended.records, keep))
-            inputs = ended.inputs.only(keep) if ended.inputs is not None else None
-            yield self._pair(int(primary)), replace(ended, records=records, inputs=inputs)
 
 
 class _Pair:
@@ -130,7 +122,7 @@ class _Pair:
     def missed(self, outcome: str, sample: float) -> None:
         self.outcomes[outcome] += 1
         self.strata.missed(sample)
-        self.observations.missed()
+        self.observations.missed(sample)
 
     def snapshot(self, model: str, primary: int, shadow: int) -> PairTally:
         return PairTally(
@@ -213,6 +205,15 @@ class _Histogram:
 
     def snapshot(self) -> HistogramCounts:
         return HistogramCounts(tuple(self._counts.tolist()), self._total)
+
+
+def _alike(ended: Uncompared) -> Iterator[Uncompared]:
+    """Yields the parts of which all records have one primary and one share of mirrored requests."""
+    keys = [(record.primary, record.sample) for record in ended.records]
+    for key in dict.fromkeys(keys):
+        keep = np.array([other == key for other in keys])
+        inputs = ended.inputs.only(keep) if ended.inputs is not None else None
+        yield replace(ended, records=list(compress(ended.records, keep)), inputs=inputs)
 
 
 def basis(chosen: Mapping[str, Chosen], observing: Observing) -> str:

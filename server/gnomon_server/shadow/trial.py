@@ -13,7 +13,7 @@ import numpy as np
 from gnomon_protos.tensors import Array, TensorError
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature
-from gnomon_server.shadow.batching import Batch
+from gnomon_server.shadow.batching import Batch, unread
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import compare, wanted
@@ -71,7 +71,7 @@ class Trial:
             inputs, primary = batch.inputs(), batch.primary_outputs()
         except TensorError as error:
             log.warning("a mirrored request is not well formed: %s", error)
-            return [Uncompared(batch.records, NOT_COMPARABLE)]
+            return [Uncompared(batch.records, NOT_COMPARABLE, inputs=unread(batch.records))]
         known = Inputs(of_rows(inputs, batch.fit.rowwise), batch.rows)
         names = wanted(batch, self._chosen)
         start_ns = self._clock()

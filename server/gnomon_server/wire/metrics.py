@@ -1,8 +1,10 @@
-"""Metrics: the names under which a worker's observations travel."""
+"""Metrics: the names under which a worker's observations travel, and how their sums add up."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from gnomon_server.wire.messages import Serial
 
 # Share of a request's rows on which any output disagrees.
 DISAGREEMENT: Final = "disagreement"
@@ -23,3 +25,14 @@ def of_output(name: str) -> str:
 def output_of(metric: str) -> str:
     """Returns the output of a metric, or nothing if it is another one."""
     return metric.removeprefix(_OUTPUT) if metric.startswith(_OUTPUT) else ""
+
+
+def added(one: Serial, other: Serial) -> Serial:
+    """Adds the sums over two chains of blocks."""
+    return Serial(
+        blocks=one.blocks + other.blocks,
+        total=one.total + other.total,
+        squares=one.squares + other.squares,
+        pairs=one.pairs + other.pairs,
+        products=one.products + other.products,
+    )

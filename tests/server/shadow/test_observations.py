@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,6 +111,20 @@ async def test_an_observation_is_the_mean_of_a_block_and_an_unfinished_one_count
     # The end came whatever was in it, so that it may be left out.
     assert sum(metric(tally.observed).up) == 2
     assert tally.observed.requests == 11
+
+
+async def test_no_block_has_requests_of_two_shares_of_the_traffic(executor: ThreadPoolExecutor) -> None:
+    tenth = [msgspec.structs.replace(one, sample=0.1) for one in distinct(6, wrong=6, first=10)]
+    whole = distinct(6)
+    # They come by turns; a poisoned one of each share, and one that is late, are in their blocks too.
+    poison = [added([[POISON, 1]]), msgspec.structs.replace(added([[POISON, 2]]), sample=0.1)]
+    late = msgspec.structs.replace(added(age=60.0), sample=0.1)
+    records = [*whole[:3], *tenth[:3], *whole[3:], *tenth[3:], *poison, late]
+    found = await worked(records, executor, Observing(block=4))
+    # Four of six that agree; then two of them, and the poisoned one, are too few. Of the tenth two blocks are full.
+    assert values(metric(found).up) == {0.0: 1, 1.0: 2}
+    assert metric(found).lo == pytest.approx(GEO32.counts(np.array([0.0, 1.0, 0.75])))
+    assert (found.serial.blocks, found.serial.pairs, found.requests) == (3, 1, 15)
 
 
 async def test_what_the_shadow_fails_on_disagrees_and_again_only_once(executor: ThreadPoolExecutor) -> None:
