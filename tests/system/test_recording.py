@@ -20,7 +20,9 @@ from gnomon_protos import inference_pb2 as pb
 from gnomon_server.shadow.recording import Segment, segments
 
 GNOMON = str(Path(sys.executable).with_name("gnomon"))
-CONFIG = "grace = 1.0\n[mirror]\ndeadline = 60.0\n[models.m.recording]\nenabled = true\n"
+# Nothing is run again: a replay does not know which requests those were.
+M = "[models.m.compare]\nrepeat = 0.0\n[models.m.recording]\nenabled = true\n"
+CONFIG = f"grace = 1.0\n[mirror]\ndeadline = 60.0\n{M}"
 # What a replay shows of a live server's report with other words.
 LIVE = ("since", "shadow_state", "shadow_reason", "sample", "primary_digest")
 
