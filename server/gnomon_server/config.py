@@ -32,6 +32,7 @@ Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flip = Annotated[str, msgspec.Meta(pattern="->")]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+Version = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,17}$")]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
 
@@ -121,6 +122,29 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repeat: Part = 0.01
 
 
+class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
+
+    # HOST:PORT.
+    address: str
+    # As the other server calls them; empty: the same model, its own choice of a version.
+    model: str = ""
+    version: str = ""
+    # Sent with every call, beside the marker; $NAME stands for a variable of the environment.
+    headers: dict[str, str] = {}
+    # With TLS; PEM files of the authorities (empty: those of the system) and of this side.
+    tls: bool = False
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    # Most rows in one call, and calls at once; 0 rows: each request is sent as it came.
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 16
+    concurrency: Count = 4
+    # Calls in a row that do not reach it before it is left alone, and seconds until it is tried again.
+    patience: Count = 5
+    pause: Positive = 5.0
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one model."""
 
@@ -136,6 +160,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: CountOrNone = 0
     session: SessionSettings = SessionSettings()
     recording: RecordingSettings = RecordingSettings()
+    # By version: what is different from `mirror` for one shadow.
+    shadows: dict[Version, dict[str, Any]] = {}
+    # By version: shadows that run elsewhere.
+    remotes: dict[Version, RemoteSettings] = {}
     # How outputs are compared, by name.
     outputs: dict[str, OutputSettings] = {}
     compare: CompareSettings = CompareSettings()
@@ -247,6 +275,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         values = _overlaid(self.models.get("*", {}), self.models.get(name, {}))
         return _convert(values, ModelSettings, ("models", name))
 
+    def mirror_of(self, name: str, version: int) -> MirrorSettings:
+        """Returns the bounds of one shadow."""
+        values = _overlaid(msgspec.to_builtins(self.mirror), self.model(name).shadows.get(str(version), {}))
+        return _convert(values, MirrorSettings, ("models", name, "shadows", str(version)))
+
     def policy_of(self, name: str) -> Policy:
         """Returns the policy of one model."""
         values = _overlaid(msgspec.to_builtins(self.policy), self.model(name).policy)
@@ -307,6 +340,8 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     settings = _convert(values, Settings, ())
     named = len(settings.audit.approvers)
     for name in (*settings.models, "*"):
+        for version in settings.model(name).shadows:
+            settings.mirror_of(name, int(version))
         needed = settings.policy_of(name).approvals
         if needed > named:
             path = ("models", name, "policy", "approvals")

@@ -144,3 +144,17 @@ def test_what_cannot_be_replayed_is_one_line(arguments: tuple[str, ...], text: s
     done = replay(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert text in done.stderr
+
+
+def test_a_recording_is_replayed_against_a_server_elsewhere(repository: Path, tmp_path: Path) -> None:
+    with ServerProcess(repository, tmp_path / "state", config=CONFIG) as server, server.control() as control:
+        mirrored(control, "m")
+        with Load(server.grpc, "m") as load:
+            load.reach(50)
+        at_rest(control, "m", load.ended)
+        folder = tmp_path / "state" / "recordings" / "m" / "2"
+        # The primary against itself, as if it were a server elsewhere.
+        done = replay(folder, "--against", 1, "--remote", server.grpc, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        (report,) = json.loads(done.stdout)["reports"]
+        assert (report["outcomes"]["compared"], report["agreement"]["estimate"]) == (str(load.ended), 1.0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gnomon_server.config import Policy, Settings
     from gnomon_server.models.servable import Servable
     from gnomon_server.shadow.replay import Replay
+    from gnomon_server.shadow.trial import Shadow
     from gnomon_server.wire.messages import PairTally, VersionRef, VersionState
 
 SOURCE: Final = "file"
@@ -78,7 +79,7 @@ def replay(onto: Replay, paths: Sequence[Path]) -> int:
     return cut
 
 
-def replayed(of: Replay, shadow: Servable, policy: Policy) -> list[control_pb2.Report]:
+def replayed(of: Replay, shadow: Shadow, policy: Policy) -> list[control_pb2.Report]:
     """Returns the report on each primary whose requests were replayed, oldest version first."""
     from gnomon_server.models.lifecycle import READY, UNLOADED
     from gnomon_server.wire.messages import VersionState

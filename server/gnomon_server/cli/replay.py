@@ -12,7 +12,9 @@ from gnomon_server.cli.screen import add_command, add_json, console, say
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
+    from gnomon_server.config import Settings
     from gnomon_server.shadow.replay import Replay
+    from gnomon_server.shadow.trial import Shadow
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("file", type=Path, help="a segment of a recording, or the folder of all its segments")
     parser.add_argument("--against", type=int, required=True, metavar="V", help="the version")
     parser.add_argument("--repository", metavar="DIR", help="where the version lies (default: models)")
+    parser.add_argument("--remote", metavar="ADDR", help="try it at an endpoint of the Open Inference Protocol")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of the server, for policy and repository"
     )
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load({"repository": arguments.repository}, arguments.config)
     paths = segments(arguments.file)
     model = offline.recorded_model(paths)
-    shadow, policy = offline.load(settings, model, arguments.against), offline.policy_of(settings, model)
+    shadow, policy = _shadow(arguments, settings, model), offline.policy_of(settings, model)
     replay = Replay(shadow, settings.mirror.batch_rows, observing(policy))
     cut = offline.replay(replay, paths)
     reports = offline.replayed(replay, shadow, policy)
@@ -52,6 +55,21 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _show(replay, reports, cut)
     return 1 if replay.differing else 0
+
+
+def _shadow(arguments: argparse.Namespace, settings: Settings, model: str) -> Shadow:
+    if not arguments.remote:
+        return offline.load(settings, model, arguments.against)
+    import msgspec
+
+    from gnomon_server.config import RemoteSettings
+    from gnomon_server.shadow.remote import Remote
+
+    known = settings.model(model).remotes.get(str(arguments.against))
+    remote = known or RemoteSettings(arguments.remote, version=str(arguments.against))
+    return Remote(
+        model, arguments.against, msgspec.structs.replace(remote, address=arguments.remote), settings.mirror.deadline
+    )
 
 
 def _show(replay: Replay, reports: list[control_pb2.Report], cut: int) -> None:

@@ -22,6 +22,7 @@ from gnomon_server.control.store import Store
 from gnomon_server.control.store.tables import SERVER
 from gnomon_server.errors import GnomonError, NotFound, NotReady, Refused, quoted
 from gnomon_server.models.lifecycle import FAILED, READY
+from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.telemetry.conventions import PROMOTION, ROLLBACK, SWITCHES
 from gnomon_server.wire.messages import VersionRef
 
@@ -192,8 +193,12 @@ class Desired:
             here = frozenset(version for name, version in seen if name == model)
             gone = (before.shadows.keys() | before.idle) - here
             await self._store_discovery(before, before.vanished(frozenset(gone)))
-            before = self.routes.get(model, before)
-            await self._store_discovery(before, before.discovered(here))
+            # What runs elsewhere can be no primary: it waits until there is one.
+            near = frozenset(key[1] for key, ref in seen.items() if key[0] == model and not is_remote(ref))
+            for versions in (near, here):
+                before = self.routes.get(model, before)
+                if before.primary or versions <= near:
+                    await self._store_discovery(before, before.discovered(versions))
 
     def take_in(self, seen: Mapping[Key, VersionRef]) -> bool:
         """Knows the versions that are on disk now; what answers stays, even if its folder has gone."""
@@ -211,7 +216,7 @@ class Desired:
         """Stores the digest of every version that is ready, so that it can never change unseen."""
         for key in self.refs.keys() - self._remembered:
             state = self._fleet.state(*key)
-            if state.state == READY:
+            if state.state == READY and state.digest:
                 first = await asyncio.to_thread(self._store.remember_digest, *key, state.digest)
                 self._digests[key] = first
                 self._remembered.add(key)

@@ -33,6 +33,7 @@ from gnomon_server.control.store.choice import opened
 from gnomon_server.control.web import Web
 from gnomon_server.errors import GnomonError, NotReady
 from gnomon_server.models.sources import source
+from gnomon_server.models.sources.remotes import WithRemotes
 from gnomon_server.serving.transport import tls
 from gnomon_server.telemetry import Snapshot, Telemetry
 
@@ -83,7 +84,7 @@ class Server:
         settings = self._settings
         tls.configured(settings.tls)
         webhook = Webhook(settings.alerts)
-        models = source(settings.repository)
+        models = WithRemotes(source(settings.repository), settings)
         models.versions()
         port = SharedPort(settings.grpc)
         stack.callback(port.close)

@@ -43,6 +43,7 @@ class Worker:
     """Knows the state of its version and where frontends find it; each life is an epoch of its own."""
 
     def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner) -> None:
+        mirror = settings.mirror_of(ref.model, ref.version)
         self._ref = ref
         self._observing = observing(settings.policy_of(ref.model))
         self._folder = folder
@@ -57,13 +58,13 @@ class Worker:
         self.child = Child(
             name=f"shadow {ref.model}/{ref.version}",
             module=MODULE,
-            settings=msgspec.json.encode(settings).decode(),
+            settings=msgspec.json.encode(msgspec.structs.replace(settings, mirror=mirror)).decode(),
             born=self._born,
             heard=self._heard,
             died=self._died,
-            patience=settings.mirror.lives,
+            patience=mirror.lives,
         )
-        self._silence = settings.mirror.silence
+        self._silence = mirror.silence
         # Runs out when a worker that was ready has said nothing for too long.
         self._watch: asyncio.TimerHandle | None = None
 
@@ -83,9 +84,10 @@ class Worker:
 
     def _heard(self, child: Child, message: FromChild) -> None:
         if isinstance(message, WorkerAck):
-            self.state = message.version
+            before, self.state = self.state.state, message.version
             if self.state.state == READY:
-                child.begins()
+                if before != READY:
+                    child.begins()
                 self.feed = ShadowFeed(self._ref.model, self._ref.version, 1.0, self._address, self._epoch)
         elif isinstance(message, WorkerReport):
             self.queue_depth = message.queue_depth

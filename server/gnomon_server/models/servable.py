@@ -33,6 +33,9 @@ class Servable:
     It lives as long as something refers to it, so that dropping it from a route unloads it once its last run ends.
     """
 
+    # What keeps a loaded version from running: nothing can.
+    trouble: Final = ""
+
     def __init__(
         self,
         ref: VersionRef,

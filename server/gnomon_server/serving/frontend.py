@@ -146,7 +146,8 @@ class Frontend:
 
     async def _connect(self, wished: Mapping[str, ShadowFeed]) -> None:
         for epoch in wished.keys() - self._feeds.keys():
-            feed = Feed(wished[epoch], self._settings.mirror.feed_bytes)
+            target = wished[epoch]
+            feed = Feed(target, self._settings.mirror_of(target.model, target.version).feed_bytes)
             await feed.connect()
             self._feeds[epoch] = feed
         for epoch, target in wished.items():

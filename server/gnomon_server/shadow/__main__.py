@@ -12,13 +12,16 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gnomon_server.config import Settings
+from gnomon_server.config import RemoteSettings, Settings
 from gnomon_server.shadow import memory
 from gnomon_server.wire.messages import VersionRef
+
+if TYPE_CHECKING:
+    from gnomon_server.shadow.trial import Shadow
 
 log = logging.getLogger("gnomon_server.shadow")
 
@@ -53,15 +56,17 @@ def main() -> int:
 
 async def _serve(descriptor: int, settings: Settings) -> None:
     # onnxruntime reads the environment at its import.
-    from gnomon_server.models.servable import Servable, load
+    from gnomon_server.models.servable import load
     from gnomon_server.shadow.recorder import recorder
     from gnomon_server.shadow.worker import Worker
     from gnomon_server.wire.channel import open_child
 
-    def load_and_yield(ref: VersionRef) -> Servable:
-        servable = load(ref, settings.model(ref.model))
+    def load_and_yield(ref: VersionRef) -> Shadow:
+        model = settings.model(ref.model)
+        remote = model.remotes.get(str(ref.version))
+        shadow = load(ref, model) if remote is None else _remote(ref, remote, settings.mirror.deadline)
         _yield_to_everyone()
-        return servable
+        return shadow
 
     channel, bound = await open_child(descriptor), memory.Bound(settings.mirror.worker_bytes)
     record = partial(recorder, settings)
@@ -70,6 +75,13 @@ async def _serve(descriptor: int, settings: Settings) -> None:
         return settings.model(model).compare.repeat
 
     await Worker(channel, settings.mirror, load_and_yield, record, bound, repeat).run()
+
+
+def _remote(ref: VersionRef, settings: RemoteSettings, deadline: float) -> Shadow:
+    # gRPC is loaded by those workers only that call.
+    from gnomon_server.shadow.remote import Remote
+
+    return Remote(ref.model, ref.version, settings, deadline)
 
 
 def _yield_to_everyone() -> None:

@@ -113,7 +113,7 @@ class _Then:
     def __init__(self, shadow: Shadow, run: Run) -> None:
         self.model, self.version, self.digest = shadow.model, shadow.version, shadow.digest
         self.signature, self.comparisons = shadow.signature, shadow.comparisons
-        self.coalescable = shadow.coalescable
+        self.coalescable, self.trouble = shadow.coalescable, ""
         self._run = shadow.run
         self._end_ns = run.end_ns
         # Whoever ran was not late when the batch was made, however close it was.

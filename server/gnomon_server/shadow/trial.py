@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from gnomon_protos.tensors import Array, TensorError
+from gnomon_server.errors import DeadlineExceeded, NotReady
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature
 from gnomon_server.shadow.batching import Batch, unread
@@ -18,7 +19,7 @@ from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import compare, wanted
 from gnomon_server.shadow.digests import Inputs, of_rows
-from gnomon_server.shadow.outcome import NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
+from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,15 @@ class Shadow(Protocol):
     comparisons: tuple[Comparison, ...]
     coalescable: bool
 
+    @property
+    def trouble(self) -> str:
+        """Why it cannot run at the moment; empty while all is well."""
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Returns the named outputs; may take any time, and raise anything."""
+        """Returns the named outputs; may take any time, and raise anything.
+
+        NotReady and DeadlineExceeded say that it was not reached, or not in time.
+        """
 
 
 class Trial:
@@ -75,14 +83,24 @@ class Trial:
         known = Inputs(of_rows(inputs, batch.fit.rowwise), batch.rows)
         names = wanted(batch, self._chosen)
         start_ns = self._clock()
-        try:
-            outputs = self._shadow.run(inputs, names)
-        except Exception:  # noqa: BLE001 - whatever a shadow raises is its outcome, and logged by the servable
-            outputs = None
+        outputs, outcome = self._outputs(inputs, names)
         end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
-            return [Uncompared(batch.records, SHADOW_ERROR, start_ns, end_ns, known)]
+            return [Uncompared(batch.records, outcome, start_ns, end_ns, known)]
         return self._compare(batch, known, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
+
+    def _outputs(self, inputs: Mapping[str, Array], names: Sequence[str]) -> tuple[list[Array] | None, str]:
+        """Returns the shadow's outputs, and what becomes of the requests without them."""
+        try:
+            return self._shadow.run(inputs, names), SHADOW_ERROR
+        except NotReady as error:
+            log.debug("the shadow was not reached: %s", error)
+            return None, DROPPED
+        except DeadlineExceeded as error:
+            log.debug("the shadow did not answer: %s", error)
+            return None, TIMEOUT
+        except Exception:  # noqa: BLE001 - whatever a shadow raises is its outcome, and logged by the servable
+            return None, SHADOW_ERROR
 
     def _compare(
         self,

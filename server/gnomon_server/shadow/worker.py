@@ -108,7 +108,7 @@ class Worker:
         self._running = tasks.create_task(pipeline.run())
         self._acknowledge(plan, "ready", digest=shadow.digest)
         self._repeat_on(self._wished, tasks)
-        await self._report(plan, pipeline)
+        await self._report(plan, pipeline, shadow)
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
         shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
@@ -139,8 +139,9 @@ class Worker:
             return
         pipeline.repeat_on(loaded)
 
-    async def _report(self, plan: WorkerPlan, pipeline: Pipeline) -> None:
+    async def _report(self, plan: WorkerPlan, pipeline: Pipeline, shadow: Shadow) -> None:
         last: WorkerReport | None = None
+        trouble = ""
         said = 0.0
         while True:
             report, now = pipeline.report(plan.epoch), time.monotonic()
@@ -148,6 +149,9 @@ class Worker:
             if report != last or now - said >= SILENT_AT_MOST:
                 self._channel.send(report)
                 last, said = report, now
+            if shadow.trouble != trouble:
+                trouble = shadow.trouble
+                self._acknowledge(plan, "ready", trouble, shadow.digest)
             if self._bound.reached:
                 await self._channel.flush()
                 raise MemoryError(f"{private():,} bytes of private memory are nearly all that the worker may take")

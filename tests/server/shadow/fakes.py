@@ -43,6 +43,7 @@ class Adder:
         self.signature = signature
         self.comparisons = comparisons
         self.coalescable = coalescable
+        self.trouble = ""
         self.gate = gate
         self.error = error
         self.bias = bias
