@@ -45,6 +45,12 @@ verdicts: $(VENV)/.dev  ## wrong verdicts, and requests to a verdict, on simulat
 foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian's nghttp2-client
 	$(VENV)/bin/pytest tests/foreign/h2load_checks.py
 
+.PHONY: siege
+siege: $(VENV)/.dev  ## 240,000 bad calls, and raids on connections, with good calls beside them: flat memory, no failure
+	$(VENV)/bin/python tests/hostile/siege.py --calls 200000 --seed $(SEED)
+	$(VENV)/bin/python tests/hostile/siege.py --calls 40000 --seed $(SEED) --transport grpcio
+SEED ?= 1
+
 .PHONY: triton
 triton: $(VENV)/.dev $(TRITON)/.done  ## record anew what a real Triton answers, then compare; needs Debian's Python 3.11
 	$(VENV)/bin/python tests/conformance/triton_recording.py

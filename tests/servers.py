@@ -50,7 +50,13 @@ class ServerProcess:
     def start(self, seconds: float = 60) -> Self:
         """Starts it and waits for its ready line."""
         self.process = subprocess.Popen(
-            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # grpc-core logs what it cannot read as it came.
+            errors="backslashreplace",
         )
         ready = threading.Event()
         threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()

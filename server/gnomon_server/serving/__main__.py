@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 
@@ -23,11 +24,18 @@ async def serve(descriptor: int, settings: Settings) -> None:
     await frontend.run()
 
 
+def allow_connections() -> None:
+    """Lets this process have as many files open as it may; what a shell starts with is often room for 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> int:
     """Runs the command line; control decides when it ends, so signals to the group are ignored."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure()
+    allow_connections()
     settings = msgspec.json.decode(sys.argv[2], type=Settings)
     try:
         uvloop.run(serve(int(sys.argv[1]), settings))
