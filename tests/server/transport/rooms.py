@@ -57,6 +57,7 @@ class House:
             "test.House/Slow": Stream(self._slow),
             "test.House/Leave": Stream(self._leave),
             "test.House/FailLate": Stream(self._fail_late),
+            "test.House/Greet": Stream(self._greet),
         }
 
     def observe(self, ended: Sequence[tuple[Call, str]]) -> None:
@@ -101,6 +102,12 @@ class House:
         async for message in messages:
             yield message
             break
+
+    async def _greet(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Speaks first."""
+        yield b"hello"
+        async for message in messages:
+            yield message
 
     async def _fail_late(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         decorate(call)

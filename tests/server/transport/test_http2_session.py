@@ -384,6 +384,20 @@ def test_resets_in_a_flood_end_the_connection() -> None:
     assert 100 <= peer.session.begun <= 110
 
 
+def test_headers_over_the_limit_end_the_call_and_nothing_else() -> None:
+    peer = Peer(Limits(header_bytes=1000))
+    streams = [peer.call(extra=[(b"x", b"y" * size)]) for size in (500, 1000)]
+    # Of an index that HPACK knows, one byte on the wire stands for all of it.
+    streams.append(peer.call(extra=[(b"z", b"v" * 300)] * 4))
+    peer.exchange()
+    assert [arrival.stream for arrival in whole(peer.arrivals)] == streams[:1]
+    for stream in streams[1:]:
+        status, text = peer.status(stream)
+        assert status == EXHAUSTED
+        assert text.startswith(b"headers: expected at most 1000 bytes, received 1")
+    assert not peer.session.broken
+
+
 def test_a_block_of_headers_that_is_far_too_large_ends_the_connection_and_nothing_else() -> None:
     server = session(Limits(header_bytes=1000))
     packer = Peer()

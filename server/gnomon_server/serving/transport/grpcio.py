@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -14,6 +14,9 @@ import grpc.aio
 from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotOffered
 from gnomon_server.serving.transport import AfterPass, Call, Methods, Observer, Stream, Unary, broken_off, status_text
 from gnomon_server.serving.transport.tls import Reloaded, Tls, context
+
+# Calls that have come and are not begun.
+MOST_PENDING: Final = 1 << 16
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ class GrpcioTransport:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
+                # Above so many that wait for their turn, whoever sent them, grpc-core cancels some by lot; its own
+                # limit of a thousand is what a few good clients need.
+                ("grpc.server.max_pending_requests", MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
             ),
         )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gnomon_server.errors import GnomonError, InvalidRequest
+from gnomon_server.errors import Exhausted, GnomonError, InvalidRequest
 from gnomon_server.serving.transport.http2.arrivals import Headers
 from gnomon_server.serving.transport.http2.framing import ENCODINGS, unknown_encoding
 from gnomon_server.serving.transport.http2.metadata import timeout_seconds
 
 CONTENT_TYPE: Final = b"application/grpc"
+# What each field counts beside its name and value (RFC 9113, section 6.5.2).
+OVERHEAD: Final = 32
 # What may follow: a message format, or parameters. "application/grpc-web" is another protocol.
 CONTENT_TYPES: Final = (CONTENT_TYPE + b"+", CONTENT_TYPE + b";")
 
@@ -29,8 +31,8 @@ class Head:
     error: GnomonError | None = None
 
 
-def read(headers: Headers) -> Head:
-    """Returns what header fields mean; HTTP/2 has checked that the pseudo fields are there."""
+def read(headers: Headers, most: int) -> Head:
+    """Returns what header fields of so many bytes at most mean; HTTP/2 has checked that the pseudo fields are there."""
     fields = dict(headers)
     kind = fields.get(b"content-type", b"")
     if fields[b":method"] != b"POST":
@@ -39,6 +41,9 @@ def read(headers: Headers) -> Head:
         return Head(refused=b"415")
     path, encoding, raw = fields.get(b":path", b""), fields.get(b"grpc-encoding"), fields.get(b"grpc-timeout")
     timeout = None if raw is None else timeout_seconds(raw)
+    size = sum([len(name) + len(value) + OVERHEAD for name, value in headers])
+    if size > most:
+        return Head(path, timeout, error=Exhausted(f"headers: expected at most {most} bytes, received {size}"))
     if encoding is not None and encoding not in ENCODINGS:
         return Head(path, timeout, error=unknown_encoding(encoding))
     if raw is not None and timeout is None:

@@ -233,7 +233,7 @@ class Session:
     def _request(self, event: ngh2.RequestReceived, arrivals: list[Arrival]) -> None:
         number, headers = event.stream_id, event.headers
         if headers != self._headers:
-            self._headers, self._head = headers, read(headers)
+            self._headers, self._head = headers, read(headers, self._limits.header_bytes)
         head = self._head
         if head.refused is not None:
             self._no_grpc(number, head.refused, event.end_stream)
