@@ -197,3 +197,22 @@ def noisy(spread: float) -> onnx.GraphProto:
         [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
         [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
     )
+
+
+def stepped(limit: float) -> onnx.GraphProto:
+    """y = x, and 1 more where the first number of a row reaches a limit."""
+    return h.make_graph(
+        [
+            h.make_node("Gather", ["x", "first"], ["column"], axis=1),
+            h.make_node("GreaterOrEqual", ["column", "limit"], ["over"]),
+            h.make_node("Cast", ["over"], ["step"], to=FLOAT),
+            h.make_node("Add", ["x", "step"], ["y"]),
+        ],
+        "stepped",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 3])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(np.array([0], np.int64), "first"),
+            numpy_helper.from_array(np.float32(limit), "limit"),
+        ],
+    )

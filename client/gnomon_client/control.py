@@ -53,6 +53,13 @@ class Control:
         """Returns how a shadow compares with its primary; `shadow` may be 0 where there is only one."""
         return self._look("GetReport", pb.GetReportRequest(model=model, shadow=shadow), pb.Report, timeout)
 
+    def divergent(
+        self, model: str, shadow: int = 0, limit: int = 0, *, timeout: float | None = None
+    ) -> pb.ListDivergentResponse:
+        """Returns requests on which a shadow disagrees, newest first; 0: all that the server keeps."""
+        request = pb.ListDivergentRequest(model=model, shadow=shadow, limit=limit)
+        return self._look("ListDivergent", request, pb.ListDivergentResponse, timeout)
+
     def audit(self, model: str = "", limit: int = 100, *, timeout: float | None = None) -> pb.ListAuditResponse:
         """Returns the latest changes of all models, or of one, newest first."""
         return self._look("ListAudit", pb.ListAuditRequest(model=model, limit=limit), pb.ListAuditResponse, timeout)

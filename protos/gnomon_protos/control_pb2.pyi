@@ -4,6 +4,7 @@ isort:skip_file
 Looking at models and their shadows, and changing which version answers."""
 
 from collections import abc as _abc
+from gnomon_protos import manifest_pb2 as _manifest_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -228,6 +229,7 @@ class Report(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     PRIMARY_DIGEST_FIELD_NUMBER: _builtins.int
     SHADOW_DIGEST_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     REPETITION_FIELD_NUMBER: _builtins.int
     STRATA_FIELD_NUMBER: _builtins.int
     AGREEMENT_OF_TRAFFIC_FIELD_NUMBER: _builtins.int
@@ -264,6 +266,10 @@ class Report(_message.Message):
     @_builtins.property
     def observations(self) -> Global___Observations: ...
     @_builtins.property
+    def segments(self) -> Global___SegmentSearch:
+        """Unset until enough was seen to look for segments."""
+
+    @_builtins.property
     def repetition(self) -> Global___Repetition:
         """Unset until a request was run again."""
 
@@ -294,14 +300,15 @@ class Report(_message.Message):
         observations: Global___Observations | None = ...,
         primary_digest: _builtins.str = ...,
         shadow_digest: _builtins.str = ...,
+        segments: Global___SegmentSearch | None = ...,
         repetition: Global___Repetition | None = ...,
         strata: _abc.Iterable[Global___Stratum] | None = ...,
         agreement_of_traffic: _builtins.float = ...,
         thinnings: _abc.Iterable[Global___Thinning] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "segments", b"segments", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "agreement_of_traffic", b"agreement_of_traffic", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "strata", b"strata", "thinnings", b"thinnings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "agreement_of_traffic", b"agreement_of_traffic", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "segments", b"segments", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "strata", b"strata", "thinnings", b"thinnings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -558,6 +565,228 @@ class OutputReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutputReport: _TypeAlias = OutputReport  # noqa: Y015
+
+@_typing.final
+class SegmentSearch(_message.Message):
+    """Where in the input space the rows are that disagree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    DISAGREEING_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows that were looked at, a sample, and those of them that disagree."""
+    disagreeing: _builtins.int
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """The clearest first, each without the rows of those before it; none where the disagreement is spread evenly."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        disagreeing: _builtins.int = ...,
+        segments: _abc.Iterable[Global___Segment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreeing", b"disagreeing", "rows", b"rows", "segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentSearch: _TypeAlias = SegmentSearch  # noqa: Y015
+
+@_typing.final
+class Segment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    DISAGREEMENTS_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    RATE_OUTSIDE_FIELD_NUMBER: _builtins.int
+    P_FIELD_NUMBER: _builtins.int
+    TRACE_IDS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.float
+    """Shares of all rows, and of those that disagree."""
+    disagreements: _builtins.float
+    rate: _builtins.float
+    """Disagreeing rows among those inside, and among those outside."""
+    rate_outside: _builtins.float
+    p: _builtins.float
+    """Probability that chance alone would have it stand out as much, whatever was tried and however often."""
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Such as "carrier = 'HA'" and "distance >= 2,300"."""
+
+    @_builtins.property
+    def trace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Traces of some requests in it that disagree."""
+
+    def __init__(
+        self,
+        *,
+        conditions: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.float = ...,
+        disagreements: _builtins.float = ...,
+        rate: _builtins.float = ...,
+        rate_outside: _builtins.float = ...,
+        p: _builtins.float = ...,
+        trace_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "disagreements", b"disagreements", "p", b"p", "rate", b"rate", "rate_outside", b"rate_outside", "rows", b"rows", "trace_ids", b"trace_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class ListDivergentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    shadow: _builtins.int
+    """0: the only shadow."""
+    limit: _builtins.int
+    """0: all that are kept."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        shadow: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model", b"model", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDivergentRequest: _TypeAlias = ListDivergentRequest  # noqa: Y015
+
+@_typing.final
+class ListDivergentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DivergentRequest]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___DivergentRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDivergentResponse: _TypeAlias = ListDivergentResponse  # noqa: Y015
+
+@_typing.final
+class DivergentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DivergencesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    DIVERGENCES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    PRIMARY_OUTPUTS_FIELD_NUMBER: _builtins.int
+    SHADOW_OUTPUTS_FIELD_NUMBER: _builtins.int
+    time: _builtins.str
+    """RFC 3339, UTC: when the primary had answered."""
+    trace_id: _builtins.str
+    primary: _builtins.int
+    shadow: _builtins.int
+    rows: _builtins.int
+    """Rows of the request; the tensors hold such as disagree."""
+    @_builtins.property
+    def divergences(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of the worst row, by output."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptTensor]: ...
+    @_builtins.property
+    def primary_outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptTensor]: ...
+    @_builtins.property
+    def shadow_outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptTensor]: ...
+    def __init__(
+        self,
+        *,
+        time: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        primary: _builtins.int = ...,
+        shadow: _builtins.int = ...,
+        divergences: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        rows: _builtins.int = ...,
+        inputs: _abc.Iterable[Global___KeptTensor] | None = ...,
+        primary_outputs: _abc.Iterable[Global___KeptTensor] | None = ...,
+        shadow_outputs: _abc.Iterable[Global___KeptTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["divergences", b"divergences", "inputs", b"inputs", "primary", b"primary", "primary_outputs", b"primary_outputs", "rows", b"rows", "shadow", b"shadow", "shadow_outputs", b"shadow_outputs", "time", b"time", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DivergentRequest: _TypeAlias = DivergentRequest  # noqa: Y015
+
+@_typing.final
+class KeptTensor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    withheld: _builtins.bool
+    @_builtins.property
+    def tensor(self) -> _manifest_pb2.Tensor:
+        """Without its contents where they are withheld."""
+
+    def __init__(
+        self,
+        *,
+        tensor: _manifest_pb2.Tensor | None = ...,
+        withheld: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor", "withheld", b"withheld"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptTensor: _TypeAlias = KeptTensor  # noqa: Y015
 
 @_typing.final
 class Flip(_message.Message):

@@ -65,6 +65,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.ApplyRouteRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
                 _registered_method=True)
+        self.ListDivergent = channel.unary_unary(
+                '/gnomon.v1.Control/ListDivergent',
+                request_serializer=gnomon__protos_dot_control__pb2.ListDivergentRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.ListDivergentResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/gnomon.v1.Control/ListAudit',
                 request_serializer=gnomon__protos_dot_control__pb2.ListAuditRequest.SerializeToString,
@@ -132,6 +137,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDivergent(self, request, context):
+        """Requests on which a shadow disagrees, a sample of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """What was changed, newest first.
         """
@@ -192,6 +204,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ApplyRoute,
                     request_deserializer=gnomon__protos_dot_control__pb2.ApplyRouteRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
+            ),
+            'ListDivergent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDivergent,
+                    request_deserializer=gnomon__protos_dot_control__pb2.ListDivergentRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.ListDivergentResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -376,6 +393,33 @@ class Control(object):
             '/gnomon.v1.Control/ApplyRoute',
             gnomon__protos_dot_control__pb2.ApplyRouteRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.RouteChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDivergent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/ListDivergent',
+            gnomon__protos_dot_control__pb2.ListDivergentRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.ListDivergentResponse.FromString,
             options,
             channel_credentials,
             insecure,

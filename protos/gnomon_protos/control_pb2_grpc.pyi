@@ -44,6 +44,8 @@ class ControlStub:
     """Makes the previous primary the primary again."""
     ApplyRoute: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRouteRequest, _control_pb2.RouteChange]
     """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
+    ListDivergent: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListDivergentRequest, _control_pb2.ListDivergentResponse]
+    """Requests on which a shadow disagrees, a sample of them."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
     """What was changed, newest first."""
     ExportAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]
@@ -68,6 +70,8 @@ class ControlAsyncStub(ControlStub):
     """Makes the previous primary the primary again."""
     ApplyRoute: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRouteRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
     """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
+    ListDivergent: _aio.UnaryUnaryMultiCallable[_control_pb2.ListDivergentRequest, _control_pb2.ListDivergentResponse]  # type: ignore[assignment]
+    """Requests on which a shadow disagrees, a sample of them."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
     """What was changed, newest first."""
     ExportAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ExportAuditRequest, _control_pb2.ExportAuditResponse]  # type: ignore[assignment]
@@ -125,6 +129,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
         """Makes a route be as a file says, in one change; as Promote, where that makes another version the primary."""
+
+    @_abc_1.abstractmethod
+    def ListDivergent(
+        self,
+        request: _control_pb2.ListDivergentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListDivergentResponse, _abc.Awaitable[_control_pb2.ListDivergentResponse]]:
+        """Requests on which a shadow disagrees, a sample of them."""
 
     @_abc_1.abstractmethod
     def ListAudit(

@@ -30,6 +30,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flip = Annotated[str, msgspec.Meta(pattern="->")]
+Whole = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
 Version = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,17}$")]
@@ -120,6 +121,14 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Share of the mirrored requests that run again, alone, on the shadow and on the primary's own version.
     repeat: Part = 0.01
+    # Divergent requests that are kept to be looked at, in memory only, and for how many bytes and seconds; 0: none.
+    keep: Whole = 100
+    keep_bytes: Bytes = 4 << 20
+    keep_seconds: Positive = 86400.0
+    # Inputs and outputs of which no value is kept, by name.
+    redact: tuple[str, ...] = ()
+    # Rows among which slices of the input space are sought that hold the disagreement; 0: none are sought.
+    segment_rows: Whole = 20_000
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

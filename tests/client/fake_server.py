@@ -154,6 +154,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self.recorder.begin("GetReport", request, context)
         return control_pb2.Report(model=request.model, shadow=request.shadow)
 
+    def ListDivergent(self, request: Any, context: Any) -> control_pb2.ListDivergentResponse:
+        self.recorder.begin("ListDivergent", request, context)
+        return control_pb2.ListDivergentResponse(requests=[control_pb2.DivergentRequest(shadow=request.shadow)])
+
     def SetShadow(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("SetShadow", request, context)
         shadows = [] if request.off else [control_pb2.Shadow(version=request.version, sample=request.sample)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx_models as models
@@ -13,14 +17,18 @@ from tallying import at_rest, mirrored
 
 from gnomon_client import Control
 from gnomon_protos import control_pb2 as pb
+from gnomon_protos import tensors
 from gnomon_protos.tensors import Array
 
 BIAS = 0.5
+GNOMON = Path(sys.executable).with_name("gnomon")
 CONFIG = """
 [mirror]
 deadline = 60.0
 [models."*".compare]
 repeat = 1.0
+[models.loan.compare]
+redact = ["x"]
 [models.loan.outputs.probabilities]
 comparator = "js_distance"
 tolerance = 0.05
@@ -30,11 +38,17 @@ costs = { "deny -> ask" = 2, "ask -> approve" = 50 }
 """
 
 
+def gnomon(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GNOMON, *arguments], capture_output=True, text=True, timeout=60, check=True)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("differences")
     models.write(folder / "models", "loan", 1, models.classifier())
     models.write(folder / "models", "loan", 2, models.classifier(BIAS))
+    models.write(folder / "models", "steps", 1, models.identity())
+    models.write(folder / "models", "steps", 2, models.stepped(0.9))
     models.write(folder / "models", "moody", 1, models.noisy(0.5))
     models.write(folder / "models", "moody", 2, models.affine(1.0))
     with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
@@ -139,3 +153,36 @@ def test_requests_are_repeated_on_whatever_version_is_the_primary(server: Server
     found = control.report("moody", 1).repetition
     assert found.own_disagreeing == 0
     assert found.excess.estimate == 1 - found.shadow_agreement
+
+
+def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Control) -> None:
+    mirrored(control, "steps")
+    rows = np.random.default_rng(3).uniform(0, 1, (4000, 3)).astype(np.float32)
+    with server.client() as client:
+        for part in np.split(rows, 400):
+            client.infer("steps", part)
+    at_rest(control, "steps", 400)
+    eventually(lambda: control.report("steps").segments.segments)
+    report = control.report("steps")
+    assert output(report, "y").disagreements == np.count_nonzero(rows[:, 0] >= 0.9)
+    # The decile lies beside the limit, so that what is left of it may come second.
+    first = report.segments.segments[0]
+    (condition,) = first.conditions
+    assert condition.startswith(("x[0] >= 0.9", "x[0] >= 0.8"))
+    assert first.disagreements > 0.8
+    assert len(first.trace_ids) == 3
+    requests = control.divergent("steps").requests
+    assert 0 < len(requests) <= 100
+    for request in requests:
+        (x,), (primary,), (shadow,) = (
+            [tensors.from_message(kept.tensor) for kept in side]
+            for side in (request.inputs, request.primary_outputs, request.shadow_outputs)
+        )
+        assert (x[:, 0] >= 0.9).all()
+        np.testing.assert_array_equal(primary, x)
+        np.testing.assert_array_equal(shadow, x + 1)
+    shown = gnomon("divergent", "steps", "--json", "--limit", "3", "--control", server.control_address)
+    found = json.loads(shown.stdout)
+    assert [one["trace_id"] for one in found] == [request.trace_id for request in requests[:3]]
+    assert gnomon("divergent", "loan", "--control", server.control_address).stdout.count("withheld") > 0
+    assert "where they differ" in gnomon("report", "steps", "--control", server.control_address).stdout

@@ -33,7 +33,17 @@ def add_parser(subparsers: Any) -> None:
     report.add_argument("--shadow", type=int, default=0, metavar="V", help="the shadow (default: the only one)")
     report.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
     report.add_argument("--html", type=Path, metavar="FILE", help="write it with the model card, to attach to a ticket")
-    for parser in (models, status, report):
+    divergent = add_command(
+        subparsers,
+        "divergent",
+        "Show requests on which a shadow disagrees, a sample of them.",
+        "gnomon divergent flights --shadow 2",
+        run_divergent,
+    )
+    divergent.add_argument("model", help="the model")
+    divergent.add_argument("--shadow", type=int, default=0, metavar="V", help="the shadow (default: the only one)")
+    divergent.add_argument("--limit", type=int, default=20, metavar="N", help="at most this many (default: 20; 0: all)")
+    for parser in (models, status, report, divergent):
         add_json(parser)
         add_control(parser)
 
@@ -61,6 +71,19 @@ def run_status(arguments: argparse.Namespace) -> int:
         from gnomon_server.cli import tables
 
         console().print(tables.status(found.models))
+    return 0
+
+
+def run_divergent(arguments: argparse.Namespace) -> int:
+    """Shows requests on which a shadow disagrees."""
+    from gnomon_server.cli import divergent
+
+    with control(arguments) as server:
+        found = server.divergent(arguments.model, arguments.shadow, arguments.limit)
+    if arguments.json:
+        say(divergent.to_json(found.requests))
+    else:
+        console().print(divergent.table(found.requests))
     return 0
 
 

@@ -72,8 +72,25 @@ def report(found: control_pb2.Report) -> RenderableType:
     if found.HasField("repetition"):
         lines += repetition(found.repetition)
     parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
-    notes = [Text.from_markup(escape(note)) for output in found.outputs for note in notes_of(output)]
+    notes = [Text(note) for output in found.outputs for note in notes_of(output)]
+    notes += [Text(line) for line in segments(found)]
     return Group(*parts, outputs(found.outputs), *notes) if found.outputs else Group(*parts)
+
+
+def segments(found: control_pb2.Report) -> list[str]:
+    """Returns where in the input space the disagreement is."""
+    if not found.HasField("segments"):
+        return []
+    search = found.segments
+    looked = f"{search.rows:,} rows, {search.disagreeing:,} of which disagree"
+    if not search.segments:
+        return [f"where they differ: no part of the input space stands out among {looked}"]
+    lines = [f"where they differ, among {looked}:"]
+    for one in search.segments:
+        share = f"{one.rows:.1%} of traffic, {one.disagreements:.1%} of the disagreement"
+        rates = f"{one.rate:.1%} disagree inside, {one.rate_outside:.2%} outside"
+        lines.append(f"  {' and '.join(one.conditions)}: {share} ({rates}, p {max(one.p, 1e-300):.0e})")
+    return lines
 
 
 def notes_of(output: control_pb2.OutputReport) -> list[str]:

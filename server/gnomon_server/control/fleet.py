@@ -15,6 +15,7 @@ import msgspec
 from gnomon_server.config import Settings
 from gnomon_server.control import totals
 from gnomon_server.control.child import Child
+from gnomon_server.control.differences import Differences
 from gnomon_server.control.guarding import Guarding
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan
@@ -54,6 +55,8 @@ class Fleet:
         self._settings = settings
         self._ledger = ledger
         self._traces = traces
+        # Where shadows disagree.
+        self.differences = Differences(settings)
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
         except OSError as error:
@@ -258,6 +261,7 @@ class Fleet:
             self._replan()
         elif isinstance(message, WorkerReport):
             self._ledger.worker_reported(message)
+            self.differences.worker_reported(message)
             self._traces((), message.traces)
 
     def worker_ended(self, epoch: str) -> None:

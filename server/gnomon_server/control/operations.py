@@ -197,6 +197,23 @@ class Operations:
 
     def report(self, model: str, shadow: int = 0) -> control_pb2.Report:
         """Returns how a shadow compares with the primary; 0 is the only shadow. Raises NotFound or InvalidRequest."""
+        comparison = self._compared(model, shadow)
+        route, pair = self.route(model), comparison.pair
+        policy = self._settings.policy_of(model)
+        states = (self._fleet.state(model, pair.primary), self._fleet.state(model, pair.shadow))
+        found = reports.report(comparison, route, policy, self._judge(comparison, policy), states)
+        found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
+        segments = self._fleet.differences.segments(pair)
+        if segments is not None:
+            found.segments.CopyFrom(segments)
+        return found
+
+    def divergent(self, model: str, shadow: int = 0, limit: int = 0) -> list[control_pb2.DivergentRequest]:
+        """Returns requests on which a shadow disagrees, newest first; zeros and errors as in `report`."""
+        return self._fleet.differences.requests(self._compared(model, shadow).pair, limit)
+
+    def _compared(self, model: str, shadow: int) -> Comparison:
+        """Returns what is known of a shadow beside the primary; 0 is the only shadow."""
         route = self.route(model)
         if not shadow:
             if len(route.shadows) != 1:
@@ -207,11 +224,7 @@ class Operations:
         if shadow not in route.shadows and comparison.since is None:
             shown = sorted(route.shadows)
             raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected one of {shown}")
-        policy = self._settings.policy_of(model)
-        states = (self._fleet.state(model, route.primary), self._fleet.state(model, shadow))
-        found = reports.report(comparison, route, policy, self._judge(comparison, policy), states)
-        found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
-        return found
+        return comparison
 
     def judge(self) -> None:
         """Looks at the evidence on every shadow, so that a decision is kept from the moment when it can be taken."""

@@ -105,8 +105,23 @@ def article(report: control_pb2.Report) -> str:
         f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
         f"shadow, in batches, {_latency(report.shadow_latency)}{_as_primary(report)}</p>{table}"
-        f"{''.join(map(_flips, report.outputs))}</article>"
+        f"{''.join(map(_flips, report.outputs))}{_segments(report)}</article>"
     )
+
+
+def _segments(report: control_pb2.Report) -> str:
+    if not report.segments.segments:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(' and '.join(s.conditions))}<td class=n>{s.rows:.1%}<td class=n>{s.disagreements:.1%}"
+        f"<td class=n>{s.rate:.1%}<td class=n>{s.rate_outside:.2%}</tr>"
+        for s in report.segments.segments
+    )
+    heads = (
+        "<tr><th>where they differ<th class=n>of traffic<th class=n>of the disagreement<th class=n>disagree inside"
+        "<th class=n>outside</tr>"
+    )
+    return f"<div class=scroll><table>{heads}{rows}</table></div>"
 
 
 def _flips(output: control_pb2.OutputReport) -> str:

@@ -99,6 +99,16 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return _change(await self._operations.apply(_request(request), wanted, request.force))
 
     @_mapped
+    async def ListDivergent(  # noqa: N802
+        self, request: control_pb2.ListDivergentRequest, _: Any
+    ) -> control_pb2.ListDivergentResponse:
+        """Returns requests on which a shadow disagrees."""
+        if request.limit < 0:
+            raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
+        found = self._operations.divergent(request.model, request.shadow, request.limit)
+        return control_pb2.ListDivergentResponse(requests=found)
+
+    @_mapped
     async def ListAudit(  # noqa: N802
         self, request: control_pb2.ListAuditRequest, _: Any
     ) -> control_pb2.ListAuditResponse:

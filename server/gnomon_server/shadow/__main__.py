@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gnomon_server.config import RemoteSettings, Settings
+from gnomon_server.config import CompareSettings, RemoteSettings, Settings
 from gnomon_server.shadow import memory
 from gnomon_server.wire.messages import VersionRef
 
@@ -71,10 +71,10 @@ async def _serve(descriptor: int, settings: Settings) -> None:
     channel, bound = await open_child(descriptor), memory.Bound(settings.mirror.worker_bytes)
     record = partial(recorder, settings)
 
-    def repeat(model: str) -> float:
-        return settings.model(model).compare.repeat
+    def looking(model: str) -> CompareSettings:
+        return settings.model(model).compare
 
-    await Worker(channel, settings.mirror, load_and_yield, record, bound, repeat).run()
+    await Worker(channel, settings.mirror, load_and_yield, record, bound, looking).run()
 
 
 def _remote(ref: VersionRef, settings: RemoteSettings, deadline: float) -> Shadow:

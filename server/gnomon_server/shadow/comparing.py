@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,18 @@ from gnomon_server.shadow.comparators import TIE_EPS, Flags, Floats, divergence,
 from gnomon_server.shadow.decisions import Decided
 from gnomon_server.shadow.digests import Inputs
 from gnomon_server.shadow.ties import tied
+
+
+class Values(NamedTuple):
+    """What went into a batch and what came out of it."""
+
+    inputs: Mapping[str, Array]
+    primary: Mapping[str, Array]
+    shadow: Mapping[str, Array]
+
+    def only(self, keep: Flags) -> Values:
+        """Returns the rows that are to be kept, where each side has rows."""
+        return Values(*({name: array[keep] for name, array in side.items()} for side in self))
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Compared:
     end_ns: int
     # None where they are not known.
     inputs: Inputs | None = None
+    values: Values | None = None
 
 
 def wanted(batch: Batch, chosen: Mapping[str, Chosen]) -> list[str]:

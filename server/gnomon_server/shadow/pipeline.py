@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Final
 
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.shadow.backlog import Backlog
 from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.compatibility import Fits
+from gnomon_server.shadow.differences import Differences
 from gnomon_server.shadow.intake import Arrivals, Intake
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recorder import Recorder
@@ -23,6 +25,9 @@ from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
 from gnomon_server.wire.messages import Observing, SourceCount, WorkerReport
 from gnomon_server.wire.record import Record
+
+# Looks at nothing beside the comparison.
+NOTHING: Final = CompareSettings(repeat=0.0, keep=0, segment_rows=0)
 
 
 class Pipeline:
@@ -40,7 +45,7 @@ class Pipeline:
         executor: Executor,
         recorder: Recorder | None = None,
         observing: Observing = Observing(),  # noqa: B008 - it is frozen
-        repeat: float = 0.0,
+        looking: CompareSettings = NOTHING,
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
@@ -49,7 +54,8 @@ class Pipeline:
         self._traces = Traces(shadow.model, shadow.version)
         self._recorder = recorder
         self._executor = executor
-        self._repetition = Repetition(shadow, chosen, repeat)
+        self._repetition = Repetition(shadow, chosen, looking.repeat)
+        self._differences = Differences(looking)
         self._repeating: set[asyncio.Future[Repeated | None]] = set()
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
@@ -94,6 +100,8 @@ class Pipeline:
             queue_depth=len(self._backlog) + self._runner.unsettled,
             traces=self._traces.take(),
             traces_dropped=self._traces.dropped,
+            kept=self._differences.kept(),
+            searches=self._differences.searched(),
         )
 
     async def finish(self, running: asyncio.Task[None], grace: float) -> None:
@@ -108,6 +116,7 @@ class Pipeline:
             await asyncio.wait(self._repeating, timeout=max(0.0, until - time.monotonic()))
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
         self._tally.end()
+        await self._differences.finish(max(0.0, until - time.monotonic()))
         if self._recorder is not None:
             self._recorder.close()
 
@@ -135,6 +144,7 @@ class Pipeline:
             self._tally.settle(one)
             self._traces.settle(one)
             if isinstance(one, Compared):
+                self._differences.settle(one)
                 self._repeat(one.batch)
         if self._recorder is not None:
             self._recorder.settle(records, ended)

@@ -17,7 +17,7 @@ from gnomon_server.models.signature import Signature
 from gnomon_server.shadow.batching import Batch, unread
 from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
-from gnomon_server.shadow.comparing import compare, wanted
+from gnomon_server.shadow.comparing import Values, compare, wanted
 from gnomon_server.shadow.digests import Inputs, of_rows
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 
@@ -87,7 +87,8 @@ class Trial:
         end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
             return [Uncompared(batch.records, outcome, start_ns, end_ns, known)]
-        return self._compare(batch, known, primary, dict(zip(names, outputs, strict=True)), (start_ns, end_ns))
+        values = Values(inputs, primary, dict(zip(names, outputs, strict=True)))
+        return self._compare(batch, known, values, (start_ns, end_ns))
 
     def _outputs(self, inputs: Mapping[str, Array], names: Sequence[str]) -> tuple[list[Array] | None, str]:
         """Returns the shadow's outputs, and what becomes of the requests without them."""
@@ -102,24 +103,17 @@ class Trial:
         except Exception:  # noqa: BLE001 - whatever a shadow raises is its outcome, and logged by the servable
             return None, SHADOW_ERROR
 
-    def _compare(
-        self,
-        batch: Batch,
-        known: Inputs,
-        primary: dict[str, Array],
-        shadow: dict[str, Array],
-        times: tuple[int, int],
-    ) -> list[Ended]:
+    def _compare(self, batch: Batch, known: Inputs, values: Values, times: tuple[int, int]) -> list[Ended]:
         late = self._late(batch, times[1])
         ended: list[Ended] = [*_timeouts(batch, late, times, known)]
         if late.all():
             return ended
         if late.any():
-            keep = np.repeat(~late, batch.rows)
-            primary, shadow = ({name: a[keep] for name, a in side.items()} for side in (primary, shadow))
+            values = values.only(np.repeat(~late, batch.rows))
             batch, known = batch.only(~late), known.only(~late)
         try:
-            return [*ended, replace(compare(batch, self._chosen, primary, shadow, times), inputs=known)]
+            found = compare(batch, self._chosen, values.primary, values.shadow, times)
+            return [*ended, replace(found, inputs=known, values=values)]
         except Exception:
             # A comparator that cannot take some values must not take the worker with it.
             log.exception("the comparison failed")

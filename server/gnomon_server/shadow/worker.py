@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.shadow.memory import Bound, private
-from gnomon_server.shadow.pipeline import Pipeline
+from gnomon_server.shadow.pipeline import NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.wire.channel import Channel
@@ -47,15 +47,15 @@ class Worker:
         load: Callable[[VersionRef], Shadow],
         record: Callable[[Shadow], Recorder | None] = lambda _: None,
         bound: Bound | None = None,
-        repeat: Callable[[str], float] = lambda _: 0.0,
+        looking: Callable[[str], CompareSettings] = lambda _: NOTHING,
     ) -> None:
         self._channel = channel
         self._settings = settings
         self._load = load
         self._record = record
         self._bound = bound if bound is not None else Bound(0)
-        # The share of a model's requests that is run again.
-        self._repeat = repeat
+        # What to look at beside the comparison, by model.
+        self._looking = looking
         self._executor = ThreadPoolExecutor(1, "shadow")
         # Loads the primary's own version, for which the shadow does not wait.
         self._loading = ThreadPoolExecutor(1, "primary")
@@ -112,8 +112,8 @@ class Worker:
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
         shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
-        record, repeat = self._record(shadow), self._repeat(shadow.model)
-        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, record, plan.observing, repeat)
+        record, looking = self._record(shadow), self._looking(shadow.model)
+        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, record, plan.observing, looking)
         try:
             await pipeline.listen()
         except OSError as error:
@@ -128,7 +128,7 @@ class Worker:
         self._pipeline.repeat_on(None)
         if self._primary is not None:
             self._primary.cancel()
-        if primary is not None and self._repeat(primary.model):
+        if primary is not None and self._looking(primary.model).repeat:
             self._primary = tasks.create_task(self._load_primary(self._pipeline, primary))
 
     async def _load_primary(self, pipeline: Pipeline, primary: VersionRef) -> None:

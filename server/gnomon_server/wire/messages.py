@@ -394,6 +394,66 @@ class PairTally(msgspec.Struct, frozen=True):
     strata: tuple[StratumTally, ...] = ()
 
 
+class KeptTensor(msgspec.Struct, frozen=True):
+    """One tensor of a request that is kept."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    # As raw contents travel; None where they are withheld.
+    raw: bytes | None
+
+
+class KeptRequest(msgspec.Struct, frozen=True):
+    """A request on which the shadow disagrees."""
+
+    primary: int
+    # By which some are chosen among many, the least first; it depends on nothing but the request's span.
+    priority: int
+    # 16 bytes.
+    trace_id: bytes
+    # Nanoseconds since the epoch: when the primary had answered.
+    time_ns: int
+    # (output, divergence) of the request's worst row.
+    divergences: tuple[tuple[str, float], ...]
+    # Rows of the request; the tensors hold such as disagree.
+    rows: int
+    inputs: tuple[KeptTensor, ...]
+    primary_outputs: tuple[KeptTensor, ...]
+    shadow_outputs: tuple[KeptTensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all contents."""
+        return sum(len(one.raw or b"") for one in (*self.inputs, *self.primary_outputs, *self.shadow_outputs))
+
+
+class SegmentFound(msgspec.Struct, frozen=True):
+    """A slice of the input space that holds more than its share of the disagreement."""
+
+    conditions: tuple[str, ...]
+    # Shares of all rows, and of those that disagree.
+    rows: float
+    disagreements: float
+    # Disagreeing rows among those inside, and among those outside.
+    rate: float
+    rate_outside: float
+    # Probability that chance alone would have it stand out as much.
+    p: float
+    # Of rows in it that disagree, 16 bytes each.
+    trace_ids: tuple[bytes, ...]
+
+
+class SegmentSearch(msgspec.Struct, frozen=True):
+    """One search for segments; the newest one says most."""
+
+    primary: int
+    # Rows that were looked at, and those of them that disagree.
+    rows: int
+    disagreeing: int
+    found: tuple[SegmentFound, ...]
+
+
 class SourceCount(msgspec.Struct, frozen=True):
     """What a worker has received of one feed."""
 
@@ -416,6 +476,9 @@ class WorkerReport(_Message, frozen=True, tag="worker_report"):
     queue_depth: int
     traces: tuple[ShadowTrace, ...]
     traces_dropped: int
+    # Sent only once, as traces are.
+    kept: tuple[KeptRequest, ...] = ()
+    searches: tuple[SegmentSearch, ...] = ()
 
 
 class CountsWanted(msgspec.Struct, frozen=True, tag=True):

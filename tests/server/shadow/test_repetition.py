@@ -12,7 +12,7 @@ import pytest
 from server.shadow.fakes import ADDER, Adder, added, on_the_wire
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import MirrorSettings
+from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.errors import Internal
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.pipeline import Pipeline
@@ -50,7 +50,7 @@ def records(count: int, wrong: float = 0.0, rows: int = 1) -> list[Record]:
 async def worked(
     shadow: Adder, own: Adder | None, mirrored: list[Record], executor: ThreadPoolExecutor, share: float = 1.0
 ) -> PairTally:
-    pipeline = Pipeline(shadow, MirrorSettings(), "", executor, repeat=share)
+    pipeline = Pipeline(shadow, MirrorSettings(), "", executor, looking=CompareSettings(repeat=share, keep=0))
     pipeline.repeat_on(own)
     for record in mirrored:
         pipeline.take(record, len(on_the_wire(record)))
