@@ -10,7 +10,7 @@ from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper
 
-OPSET = [h.make_opsetid("", 17)]
+OPSET = [h.make_opsetid("", 17), h.make_opsetid("ai.onnx.ml", 3)]
 FLOAT, INT64 = T.FLOAT, T.INT64
 
 
@@ -73,6 +73,18 @@ def classifier(bias: float = 0.0) -> onnx.GraphProto:
             h.make_tensor_value_info("probabilities", FLOAT, ["batch", 2]),
         ],
         constants,
+    )
+
+
+def zipped(**labels: list[int] | list[str]) -> onnx.GraphProto:
+    """x [-1, 2] as one map a row, from these labels: `classlabels_strings` or `classlabels_int64s`."""
+    key = T.STRING if "classlabels_strings" in labels else INT64
+    row = h.make_map_type_proto(key, h.make_tensor_type_proto(FLOAT, []))
+    return h.make_graph(
+        [h.make_node("ZipMap", ["x"], ["scores"], domain="ai.onnx.ml", **labels)],
+        "zipped",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", 2])],
+        [h.make_value_info("scores", h.make_sequence_type_proto(row))],
     )
 
 

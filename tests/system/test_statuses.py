@@ -72,6 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models.write(folder, "raising", 1, models.raising())
     models.write(folder, "slow", 1, models.slow(SLOW_ROUNDS, above=1.5))
     models.write(folder, "wide", 1, models.repeated(3))
+    models.write(folder, "zipped", 1, models.zipped(classlabels_strings=["no", "yes"]))
     models.write(folder, "any", 1, models.identity(shape=None))
     models.write(folder, "scalar", 1, models.identity(shape=()))
     for datatype, element in ECHOES.items():
@@ -533,6 +534,13 @@ def test_an_input_of_unknown_rank_takes_every_shape(shape: tuple[int, ...], wire
     answer = infer(wire, request("any", {"x": given}))
     assert tuple(answer.outputs[0].shape) == shape
     assert np.array_equal(output(answer), given)
+
+
+def test_the_maps_of_a_classifier_are_answered_as_a_table(wire: grpc.Channel) -> None:
+    scores = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    answer = infer(wire, request("zipped", {"x": scores}))
+    assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [("scores", "FP32", [2, 2])]
+    assert np.array_equal(output(answer), scores)
 
 
 def test_an_input_with_a_default_may_be_given_or_left_out(wire: grpc.Channel) -> None:

@@ -85,6 +85,8 @@ def load(ref: VersionRef, settings: ModelSettings = MODEL_DEFAULTS) -> Servable:
     if len(signature.required) > 1 and None in session.first_dimensions and not coalescable:
         # Nothing says that the sizes of these inputs are one, and a product of two matrices would be refused.
         signature = replace(signature, aligned=False)
+    if session.classes:
+        signature = replace(signature, outputs=tuple(_with_classes(spec, session) for spec in signature.outputs))
     comparisons = (*declared.comparisons, *overrides.comparisons(settings.outputs))
     return Servable(ref, session, signature, comparisons, digest, coalescable, settings)
 
@@ -129,6 +131,12 @@ def _with_meanings(
     return tuple(
         replace(spec, meaning=meanings[spec.name].meaning, classes=meanings[spec.name].classes) for spec in actual
     )
+
+
+def _with_classes(spec: TensorSpec, session: Session) -> TensorSpec:
+    """Returns an output with the classes that its first run has shown, if it is a map and has run."""
+    classes = session.classes.get(spec.name)
+    return replace(spec, shape=(-1, len(classes)), classes=spec.classes or classes) if classes else spec
 
 
 def _check_golden(session: Session, signature: Signature, declared: Manifest) -> None:

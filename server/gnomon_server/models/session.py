@@ -6,7 +6,8 @@ import ctypes
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,9 @@ DATATYPES: Final = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# What ZipMap makes of a table of class scores, as converters of scikit-learn do unless told not to: one map a row, from
+# the class to its score. It is served as the table that it was, with a column a class in the order of the keys.
+MAPS: Final = ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))")
 # BFLOAT16 in ONNX's TensorProto.DataType.
 BFLOAT16: Final = 16
 # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : ", which tells a reader nothing that the text after it does not.
@@ -64,7 +68,7 @@ class Session:
         # Graph inputs with an initializer: what a request leaves out, the model has.
         defaulted = self._session.get_overridable_initializers()
         outputs = self._session.get_outputs()
-        shapes = [value.shape for value in (*inputs, *defaulted, *outputs)]
+        shapes = [value.shape or value.type in MAPS for value in (*inputs, *defaulted, *outputs)]
         free = frozenset() if all(shapes) else unranked(path)
         self.inputs = (
             *(_spec(value, free) for value in inputs),
@@ -73,10 +77,9 @@ class Session:
         self.outputs = tuple(_spec(value, free) for value in outputs)
         # What the model calls the first dimension of each input that has to be given; None where it gives no name.
         self.first_dimensions = frozenset(value.shape[0] if value.shape else None for value in inputs)
-        datatypes = {spec.datatype for spec in (*self.inputs, *self.outputs)}
-        if "BF16" in datatypes and any(spec.datatype == "BYTES" for spec in self.inputs):
-            raise LoadError("expected no text inputs in a model with BF16 tensors, which onnxruntime cannot be given")
-        self._run = self._run_values if "BF16" in datatypes else self._run_arrays
+        # Of outputs that are maps, the classes, known from the first run on that gives a row.
+        self.classes: dict[str, tuple[str, ...]] = {value.name: () for value in outputs if value.type in MAPS}
+        self._run = self._runner()
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Returns the named outputs; blocks, with the GIL released. Text travels as object arrays of str.
@@ -89,15 +92,40 @@ class Session:
             log.warning("run failed: %s", error)
             raise Internal(f"execution failed: {_first_line(error)}") from error
 
-    def _run_arrays(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        # The Python wrapper around it checks what the signature has settled already.
-        result: list[Array] = self._session._sess.run(outputs, inputs, None)
-        return result
+    def _runner(self) -> Callable[[Mapping[str, Array], Sequence[str]], list[Array]]:
+        """Returns how to run; nothing that holds this object, so that it goes with its last holder."""
+        if "BF16" not in {spec.datatype for spec in (*self.inputs, *self.outputs)}:
+            return partial(_run_maps, self._session, self.classes) if self.classes else partial(_run, self._session)
+        if self.classes or any(spec.datatype == "BYTES" for spec in self.inputs):
+            raise LoadError("expected no text inputs and no maps beside BF16 tensors: onnxruntime runs no such model")
+        return partial(_run_values, self._session)
 
-    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs on onnxruntime's own values: it does not know numpy's bfloat16, but takes its bits."""
-        values = {name: _value(array) for name, array in inputs.items()}
-        return [_array(value) for value in self._session.run_with_ort_values(outputs, values)]
+
+def _run(session: Any, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    # The Python wrapper around it checks what the signature has settled already.
+    result: list[Array] = session._sess.run(outputs, inputs, None)
+    return result
+
+
+def _run_values(session: Any, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    """Runs on onnxruntime's own values: it does not know numpy's bfloat16, but takes its bits."""
+    values = {name: _value(array) for name, array in inputs.items()}
+    return [_array(value) for value in session.run_with_ort_values(outputs, values)]
+
+
+def _run_maps(
+    session: Any, classes: dict[str, tuple[str, ...]], inputs: Mapping[str, Array], outputs: Sequence[str]
+) -> list[Array]:
+    """Runs, and makes tables of maps: FP32 [number of maps, number of classes]."""
+    results: list[Any] = _run(session, inputs, outputs)
+    for index, name in enumerate(outputs):
+        if name in classes:
+            rows = results[index]
+            if rows and not classes[name]:
+                classes[name] = tuple(map(str, rows[0]))
+            table = np.array([list(row.values()) for row in rows], np.float32)
+            results[index] = table.reshape(len(rows), len(classes[name]))
+    return results
 
 
 def _opened(path: Path, settings: SessionSettings) -> Any:
@@ -126,6 +154,8 @@ def _opened(path: Path, settings: SessionSettings) -> Any:
 
 
 def _spec(value: Any, free: frozenset[str], optional: bool = False) -> TensorSpec:
+    if value.type in MAPS:
+        return TensorSpec(value.name, "FP32", (-1, -1))
     datatype = DATATYPES.get(value.type)
     if datatype is None:
         raise LoadError(f"tensor {value.name!r}: expected one of {', '.join(DATATYPES)}, received {value.type}")

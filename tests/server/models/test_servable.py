@@ -102,7 +102,27 @@ def test_text_beside_bfloat16_is_refused_at_loading_because_no_request_could_be_
         [h.make_tensor_value_info(name, element, ["batch"]) for name, element in types.items()],
         [h.make_tensor_value_info(f"{name}_out", element, ["batch"]) for name, element in types.items()],
     )
-    assert "no text inputs in a model with BF16" in refused(made(tmp_path, graph))
+    assert "no text inputs and no maps beside BF16" in refused(made(tmp_path, graph))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "columns"),
+    [
+        ({"classlabels_strings": ["no", "yes"]}, ("no", "yes"), [0, 1]),
+        ({"classlabels_int64s": [3, -1]}, ("-1", "3"), [1, 0]),
+    ],
+)
+def test_maps_from_class_to_score_are_served_as_a_table_in_the_order_of_the_classes(
+    labels: dict[str, list[str]], classes: tuple[str, ...], columns: list[int], tmp_path: Path
+) -> None:
+    servable = loaded(made(tmp_path, models.zipped(**labels)))
+    assert servable.signature.outputs == (TensorSpec("scores", "FP32", (-1, 2), classes=classes),)
+    assert servable.coalescable
+    for x in (np.array([[0.25, 0.75], [1, 0], [0.1, 0.9]], np.float32), np.zeros((0, 2), np.float32)):
+        (scores,) = servable.run({"x": x}, ["scores"])
+        assert scores.dtype == np.float32
+        assert scores.shape == x.shape
+        assert np.array_equal(scores, x[:, columns])
 
 
 def test_a_tensor_of_unknown_rank_is_none_of_a_scalar(tmp_path: Path) -> None:
@@ -198,10 +218,16 @@ def test_a_provider_that_onnxruntime_does_not_have_is_refused_with_those_it_has(
         load(VersionRef("line", 1, str(folder)), ModelSettings(session=session))
 
 
-def test_a_servable_that_nobody_holds_is_gone(tmp_path: Path) -> None:
-    held = weakref.ref(loaded(made(tmp_path, models.affine(2.0))))
-    gc.collect()
-    assert held() is None
+def test_a_servable_that_nobody_holds_is_gone_at_once_with_its_session(tmp_path: Path) -> None:
+    folder = made(tmp_path, models.affine(2.0))
+    gc.disable()
+    try:
+        servable = loaded(folder)
+        held = weakref.ref(servable), weakref.ref(servable._session)
+        del servable
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", None])
