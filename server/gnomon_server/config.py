@@ -270,6 +270,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_in_flight: Count = 10_000
     # Whether clients of the gRPC port may load and unload models (RepositoryModelLoad, RepositoryModelUnload).
     repository_control: bool = False
+    # Whether clients of the gRPC port may have this server read and write POSIX shared memory by its name.
+    shared_memory: bool = False
     policy: Policy = Policy()
     # By model; what a model leaves out comes from "*", if that is there.
     models: dict[str, dict[str, Any]] = {}

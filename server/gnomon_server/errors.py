@@ -3,6 +3,7 @@
     GnomonError
     ├── InvalidRequest       INVALID_ARGUMENT     the client's mistake
     ├── NotFound             NOT_FOUND            no such model or version
+    ├── AlreadyExists        ALREADY_EXISTS       the name is taken
     ├── NotOffered           UNIMPLEMENTED        a feature that this server does not have
     ├── NotReady             UNAVAILABLE          loading, or the server is shutting down
     ├── Exhausted            RESOURCE_EXHAUSTED   a limit is reached
@@ -41,6 +42,12 @@ class NotFound(GnomonError):
     """The model or version does not exist here."""
 
     status = "NOT_FOUND"
+
+
+class AlreadyExists(GnomonError):
+    """The name is taken."""
+
+    status = "ALREADY_EXISTS"
 
 
 class NotOffered(GnomonError):

@@ -109,3 +109,14 @@ def test_every_setting_of_a_model_survives_being_printed(tmp_path: Path) -> None
     assert settings.model('odd "name').session.provider_options == {"CUDAExecutionProvider": {"device_id": "1"}}
     assert tomllib.loads(printed)["models"] == settings.models
     assert read(printed, tmp_path) == settings
+
+
+def test_what_clients_may_change_or_read_is_off_until_someone_says_otherwise() -> None:
+    usual = load({}, None, {})
+    assert (usual.repository_control, usual.shared_memory) == (False, False)
+    environment = {"GNOMON_REPOSITORY_CONTROL": "true", "GNOMON_SHARED_MEMORY": "1"}
+    allowed = load({}, None, environment)
+    assert (allowed.repository_control, allowed.shared_memory) == (True, True)
+    assert not load({"shared_memory": False}, None, environment).shared_memory
+    with pytest.raises(InvalidRequest, match="shared_memory"):
+        load({}, None, {"GNOMON_SHARED_MEMORY": "perhaps"})

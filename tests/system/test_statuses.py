@@ -740,3 +740,13 @@ def test_clients_do_not_change_what_is_loaded_unless_a_setting_allows_it(method:
     assert error.code() == grpc.StatusCode.PERMISSION_DENIED
     assert "expected the setting repository_control = true" in error.details()
     assert infer(wire, request("line", {"x": ROW})).model_version == "1"
+
+
+@pytest.mark.parametrize("method", ["Status", "Register", "Unregister"])
+def test_shared_memory_is_offered_by_a_setting_only(method: str, wire: grpc.Channel) -> None:
+    message = getattr(pb, f"SystemSharedMemory{method}Request")()
+    with pytest.raises(grpc.RpcError) as raised:
+        sent(wire, f"{SERVICE}SystemSharedMemory{method}", message.SerializeToString())
+    error: Any = raised.value
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert error.details() == "shared memory is not offered: expected the setting shared_memory = true"

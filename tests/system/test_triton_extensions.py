@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import queue
+import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +17,12 @@ import numpy as np
 import onnx_models as models
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from raw_calls import SERVICE, channel, infer, request, sent
-from servers import ServerProcess
+from raw_calls import SERVICE, channel, infer, output, request, sent
+from servers import ServerProcess, eventually
 
 from gnomon_protos import inference_pb2 as pb
 
+TRITONCLIENT = Path(__file__).parents[1] / "tritonclient_extensions.py"
 ROW = np.array([[1.0, 2.0, 3.0]], np.float32)
 
 
@@ -30,7 +36,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     models.write(folder, "guest", 1, models.affine(3.0))
     models.write(folder, "guest", 2, models.affine(3.0))
     state = tmp_path_factory.mktemp("extensions-state")
-    flags = ("--transport", request.param, "--workers", "2", "--repository-control")
+    flags = ("--transport", request.param, "--workers", "2", "--repository-control", "--shared-memory")
     with ServerProcess(folder, state, *flags) as running:
         yield running
 
@@ -56,6 +62,16 @@ def refused(wire: grpc.Channel, method: str, message: Any) -> tuple[str, str]:
         asked(wire, method, message)
     error: Any = raised.value
     return error.code().name, error.details()
+
+
+def outcome(server: ServerProcess, message: pb.ModelInferRequest) -> str:
+    """The numbers of an answer, or the status without one; a new connection goes to one frontend or the other."""
+    with channel(server.grpc) as wire:
+        try:
+            return str(output(infer(wire, message)).tolist())
+        except grpc.RpcError as error:
+            told: Any = error
+            return str(told.code().name)
 
 
 def counted(wire: grpc.Channel, model: str) -> pb.ModelStatistics:
@@ -124,7 +140,8 @@ def test_the_configuration_says_how_a_model_is_batched(wire: grpc.Channel) -> No
 def test_extensions_name_what_works(wire: grpc.Channel) -> None:
     found = asked(wire, "ServerMetadata", pb.ServerMetadataRequest()).extensions
     assert sorted(found) == [
-        *("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
+        *("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"),
+        "system_shared_memory",
     ]
 
 
@@ -153,32 +170,24 @@ def test_the_index_names_every_version_and_calls_ready_what_answers(wire: grpc.C
     assert set(listed(wire, ready=True)) == {key for key, state in found.items() if state == ("READY", "")}
 
 
-def test_an_unloaded_model_answers_nothing_in_any_frontend_until_it_is_loaded(server: ServerProcess) -> None:
-    def answers() -> bool:
-        with channel(server.grpc) as wire:
-            try:
-                infer(wire, request("guest", {"x": ROW}))
-            except grpc.RpcError as error:
-                told: Any = error
-                assert (told.code().name, told.details()) == ("NOT_FOUND", "model 'guest': no version is loaded")
-                return False
-            return True
-
-    with channel(server.grpc) as wire:
-        unload = pb.RepositoryModelUnloadRequest(model_name="guest")
-        unload.parameters["unload_dependents"].bool_param = False
-        asked(wire, "RepositoryModelUnload", unload)
-        # Connections go to one frontend or the other.
-        assert not any(answers() for _ in range(8))
-        assert {listed(wire)["guest", version] for version in ("1", "2")} == {("UNAVAILABLE", "unloaded")}
-        assert not asked(wire, "ModelReady", pb.ModelReadyRequest(name="guest")).ready
-        assert [checked(wire, name) for name in ("", "line", "guest")] == ["SERVING", "SERVING", "NOT_SERVING"]
-        assert asked(wire, "ServerReady", pb.ServerReadyRequest()).ready
-        assert refused(wire, "ModelStatistics", pb.ModelStatisticsRequest(name="guest"))[0] == "NOT_FOUND"
-        asked(wire, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="guest"))
-        assert all(answers() for _ in range(8))
-        assert listed(wire)["guest", "1"] == ("READY", "")
-        assert checked(wire, "guest") == "SERVING"
+def test_an_unloaded_model_answers_nothing_in_any_frontend_until_it_is_loaded(
+    server: ServerProcess, wire: grpc.Channel
+) -> None:
+    message = request("guest", {"x": ROW})
+    unload = pb.RepositoryModelUnloadRequest(model_name="guest")
+    unload.parameters["unload_dependents"].bool_param = False
+    asked(wire, "RepositoryModelUnload", unload)
+    assert {outcome(server, message) for _ in range(8)} == {"NOT_FOUND"}
+    assert refused(wire, "ModelInfer", message) == ("NOT_FOUND", "model 'guest': no version is loaded")
+    assert {listed(wire)["guest", version] for version in ("1", "2")} == {("UNAVAILABLE", "unloaded")}
+    assert not asked(wire, "ModelReady", pb.ModelReadyRequest(name="guest")).ready
+    assert [checked(wire, name) for name in ("", "line", "guest")] == ["SERVING", "SERVING", "NOT_SERVING"]
+    assert asked(wire, "ServerReady", pb.ServerReadyRequest()).ready
+    assert refused(wire, "ModelStatistics", pb.ModelStatisticsRequest(name="guest"))[0] == "NOT_FOUND"
+    asked(wire, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="guest"))
+    assert {outcome(server, message) for _ in range(8)} == {str((3 * ROW).tolist())}
+    assert listed(wire)["guest", "1"] == ("READY", "")
+    assert checked(wire, "guest") == "SERVING"
     with server.control() as control:
         entries = [(entry.action, entry.actor.partition(":")[0]) for entry in control.audit("guest").entries[:2]]
     assert entries == [("load", "ipv4"), ("unload", "ipv4")]
@@ -253,3 +262,137 @@ def test_what_an_unload_may_not_carry_is_refused(name: str, value: dict[str, Any
 
 def test_the_index_of_a_named_repository_is_not_offered(wire: grpc.Channel) -> None:
     assert refused(wire, "RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"))[0] == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_tritonclient_finds_its_extensions(kind: str, server: ServerProcess) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(TRITONCLIENT), kind, server.grpc], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, Any] = json.loads(ran.stdout)
+    before, after = (one["model_stats"][0] for one in said["statistics"])
+    assert int(after["inference_count"]) - int(before.get("inference_count", 0)) == 6
+    assert (
+        int(after["inference_stats"]["success"]["count"]) - int(before["inference_stats"]["success"].get("count", 0))
+        == 3
+    )
+    assert (said["config"]["config"]["name"], said["config"]["config"]["max_batch_size"]) == ("line", 64)
+    unloaded, loaded = (
+        {(one["name"], one["version"]): one["state"] for one in said[when]["models"]} for when in ("unloaded", "index")
+    )
+    assert (unloaded["guest", "1"], loaded["guest", "1"]) == ("UNAVAILABLE", "READY")
+    assert said["refused"] == ["StatusCode.NOT_FOUND", "model 'guest': no version is loaded"]
+    assert said["config_override"][0] == "StatusCode.UNIMPLEMENTED"
+    assert said["trace"] == ["StatusCode.UNIMPLEMENTED", "method 'TraceSetting' is not offered"]
+
+    assert said["status"]["regions"]["region"]["byte_size"] == "64"
+    assert said["twice"][0] == "StatusCode.ALREADY_EXISTS"
+    assert (said["shared"], said["raw"]) == ([[2.0, 4.0, 6.0]], 0)
+    assert said["beyond"][0] == "StatusCode.INVALID_ARGUMENT"
+    assert said["gone"] == [
+        *("StatusCode.NOT_FOUND", "model 'line': input 'x': shared memory region 'region' not found")
+    ]
+    assert said["left"] == {}
+
+    first, second, third = said["stream"]
+    assert (first, third) == (["id 0", [[2.0, 4.0, 6.0]]], ["id 2", [[6.0, 8.0, 10.0]]])
+    assert second == "NOT_FOUND: model 'nobody' not found"
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    path = Path("/dev/shm") / f"gnomon-test-{secrets.token_hex(8)}"
+    path.write_bytes(ROW.tobytes() + bytes(52))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def registration(memory: Path, **fields: Any) -> pb.SystemSharedMemoryRegisterRequest:
+    return pb.SystemSharedMemoryRegisterRequest(**{"name": memory.name, "key": memory.name, "byte_size": 64, **fields})
+
+
+def placed(memory: Path) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="line")
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+    tensor.parameters["shared_memory_region"].string_param = memory.name
+    tensor.parameters["shared_memory_byte_size"].int64_param = 12
+    return message
+
+
+def test_a_region_is_known_to_every_frontend_at_once_and_as_long_as_it_is_registered(
+    server: ServerProcess, wire: grpc.Channel, memory: Path
+) -> None:
+    for _ in range(2):
+        asked(wire, "SystemSharedMemoryRegister", registration(memory))
+        assert {outcome(server, placed(memory)) for _ in range(8)} == {str((2 * ROW).tolist())}
+        asked(wire, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name=memory.name))
+        assert {outcome(server, placed(memory)) for _ in range(8)} == {"NOT_FOUND"}
+    # What is not there is unregistered already.
+    asked(wire, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name=memory.name))
+
+
+def test_a_frontend_that_comes_back_knows_the_regions(server: ServerProcess, wire: grpc.Channel, memory: Path) -> None:
+    asked(wire, "SystemSharedMemoryRegister", registration(memory))
+    for frontend in server.children("gnomon_server.serving"):
+        frontend.kill()
+    doubled, seen = str((2 * ROW).tolist()), set[str]()
+
+    def answers() -> bool:
+        seen.add(outcome(server, placed(memory)))
+        return doubled in seen
+
+    eventually(answers)
+    assert seen <= {"UNAVAILABLE", doubled}
+    with channel(server.grpc) as opened:
+        asked(opened, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest())
+        assert not asked(opened, "SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest()).regions
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "text"),
+    [
+        ({"name": ""}, "INVALID_ARGUMENT", "name: expected 1 to 255 characters, received 0"),
+        ({"name": "x" * 300}, "INVALID_ARGUMENT", "name: expected 1 to 255 characters, received 300"),
+        ({"key": ""}, "INVALID_ARGUMENT", "key: expected 1 to 255 characters, received 0"),
+        ({"key": "../../etc/passwd"}, "INVALID_ARGUMENT", "shared memory key: expected a name as of shm_open"),
+        ({"key": "/gnomon-nothing"}, "NOT_FOUND", "shared memory key '/gnomon-nothing' not found"),
+        ({"byte_size": 0}, "INVALID_ARGUMENT", "byte_size: expected > 0, received 0"),
+        ({"byte_size": 65}, "INVALID_ARGUMENT", "expected at least 65 bytes in key"),
+        ({"offset": 1}, "INVALID_ARGUMENT", "expected at least 65 bytes in key"),
+        ({"offset": (1 << 64) - 1}, "INVALID_ARGUMENT", "expected at least 18446744073709551679 bytes"),
+    ],
+)
+def test_a_region_that_cannot_be_registered_says_why(
+    fields: dict[str, Any], status: str, text: str, wire: grpc.Channel, memory: Path
+) -> None:
+    found = refused(wire, "SystemSharedMemoryRegister", registration(memory, **fields))
+    assert found[0] == status
+    assert text in found[1]
+    nobody = pb.SystemSharedMemoryStatusRequest(name="nobody")
+    assert refused(wire, "SystemSharedMemoryStatus", nobody)[0] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
+def test_an_idle_stream_does_not_hold_up_the_end_of_the_server(transport: str, tmp_path: Path) -> None:
+    models.write(tmp_path / "models", "line", 1, models.affine(2.0))
+    flags = ("--transport", transport)
+    # A drain may take five minutes here; the server must not take them for its streams.
+    with (
+        ServerProcess(tmp_path / "models", tmp_path / "state", *flags, config="grace = 300") as server,
+        channel(server.grpc) as wire,
+    ):
+        requests: queue.Queue[bytes | None] = queue.Queue()
+        begin: Any = wire.stream_stream(
+            f"{SERVICE}ModelStreamInfer", response_deserializer=pb.ModelStreamInferResponse.FromString
+        )
+        stream = begin(iter(requests.get, None), timeout=120)
+        requests.put(request("line", {"x": ROW}, id="one").SerializeToString())
+        assert next(stream).infer_response.id == "one"
+        assert server.process is not None
+        server.process.terminate()
+        with pytest.raises(grpc.RpcError):
+            next(stream)
+        assert (stream.code(), stream.details()) == (grpc.StatusCode.UNAVAILABLE, "server is shutting down")
+        requests.put(None)
+        assert server.process.wait(60) == 0

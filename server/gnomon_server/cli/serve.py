@@ -10,7 +10,10 @@ from typing import Any
 
 from gnomon_server.cli.screen import add_command, say
 
-FLAGS = ("repository", "state", "store", "grpc", "http", "control", "transport", "workers", "repository_control")
+FLAGS = (
+    *("repository", "state", "store", "grpc", "http", "control", "transport", "workers"),
+    *("repository_control", "shared_memory"),
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,6 +38,11 @@ def add_parser(subparsers: Any) -> None:
         "--repository-control",
         action=BooleanOptionalAction,
         help="let clients load and unload models (default: no)",
+    )
+    parser.add_argument(
+        "--shared-memory",
+        action=BooleanOptionalAction,
+        help="let clients pass tensors in shared memory (default: no)",
     )
     parser.add_argument("--print-config", action="store_true", help="show the settings that result, and exit")
 

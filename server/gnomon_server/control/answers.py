@@ -6,6 +6,7 @@ import logging
 
 from gnomon_server.control.desired import Request
 from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.memory import Memory
 from gnomon_server.control.operations import Operations
 from gnomon_server.errors import GnomonError
 from gnomon_server.wire.messages import (
@@ -20,6 +21,11 @@ from gnomon_server.wire.messages import (
     ListedVersion,
     LoadWanted,
     Question,
+    RegionsWanted,
+    RegisterWanted,
+    Shared,
+    UnloadWanted,
+    UnregisterWanted,
     Wanted,
 )
 
@@ -32,6 +38,7 @@ class Answers:
     def __init__(self, operations: Operations, fleet: Fleet) -> None:
         self._operations = operations
         self._fleet = fleet
+        self._memory = Memory(fleet)
 
     async def answer(self, question: Question) -> Answer:
         """Returns the answer to a question; an error is one too."""
@@ -49,12 +56,20 @@ class Answers:
             return Counts((await self._fleet.counts_of_now()).inferences)
         if isinstance(wanted, IndexWanted):
             return self._index()
-        request = Request(wanted.model, wanted.actor, "asked for by a client")
-        if isinstance(wanted, LoadWanted):
-            await self._operations.load(request)
-        else:
-            await self._operations.unload(request)
+        if isinstance(wanted, RegionsWanted):
+            return Shared(self._memory.regions(wanted.name))
+        await self._change(wanted)
         return Done()
+
+    async def _change(self, wanted: LoadWanted | UnloadWanted | RegisterWanted | UnregisterWanted) -> None:
+        if isinstance(wanted, RegisterWanted):
+            await self._memory.register(wanted.region)
+        elif isinstance(wanted, UnregisterWanted):
+            await self._memory.unregister(wanted.name)
+        elif isinstance(wanted, LoadWanted):
+            await self._operations.load(_request(wanted))
+        else:
+            await self._operations.unload(_request(wanted))
 
     def _index(self) -> Index:
         return Index(
@@ -68,3 +83,7 @@ class Answers:
     def _listed(self, model: str, version: int, role: str) -> ListedVersion:
         state = self._fleet.state(model, version)
         return ListedVersion(model, version, role, state.state, state.reason)
+
+
+def _request(wanted: LoadWanted | UnloadWanted) -> Request:
+    return Request(wanted.model, wanted.actor, "asked for by a client")

@@ -31,6 +31,8 @@ from gnomon_server.wire.messages import (
     FrontendPlan,
     FrontendReport,
     Question,
+    RegionRef,
+    Regions,
     ReportNow,
     ShadowTrace,
     VersionRef,
@@ -74,8 +76,12 @@ class Fleet:
         # Whether an ack or a report has come that someone may wait for.
         self._heard_of = asyncio.Condition()
         self._reports: dict[Child, FrontendReport] = {}
+        self._regions = Regions(())
         # Of the newest ReportNow.
         self._asked = 0
+        self._counting = asyncio.Lock()
+        # The round of reports that has not begun.
+        self._next_counts: asyncio.Task[FrontendReport] | None = None
         self._answering: Answering | None = None
         # What frontends counted that are gone.
         self._departed = FrontendReport((), (), (), (), 0, 0)
@@ -117,17 +123,21 @@ class Fleet:
         return reduce(totals.added, self._reports.values(), self._departed)
 
     async def counts_of_now(self) -> FrontendReport:
-        """Returns the counts after every frontend has reported anew; of one that does not, what it said last."""
-        self._asked += 1
-        number = self._asked
+        """Returns the counts after every frontend has reported anew; of one that does not, what it said last.
+
+        Whoever asks while frontends are about to report shares the next round with all others who do.
+        """
+        if self._next_counts is None:
+            self._next_counts = asyncio.create_task(self._count_anew())
+        return await asyncio.shield(self._next_counts)
+
+    async def share(self, regions: tuple[RegionRef, ...]) -> None:
+        """Has every frontend know these regions, and no others."""
+        self._regions = Regions(regions)
         for frontend in self._frontends:
-            frontend.send(ReportNow(number))
-        try:
-            async with self._heard_of, asyncio.timeout(REPORT_SECONDS):
-                await self._heard_of.wait_for(lambda: all(self._reported(f, number) for f in self._frontends))
-        except TimeoutError:
-            log.warning("not every frontend reported within %g s", REPORT_SECONDS)
-        return self.counts
+            frontend.send(self._regions)
+        # What a frontend reports now, it reports after it has heard of them.
+        await self.counts_of_now()
 
     def wish(
         self, routes: Mapping[str, Route], refs: Mapping[Key, VersionRef], warm: frozenset[Key] = frozenset()
@@ -186,6 +196,21 @@ class Fleet:
             frontend in self._acks and self._acks[frontend].generation >= generation for frontend in self._frontends
         )
 
+    async def _count_anew(self) -> FrontendReport:
+        async with self._counting:
+            # From here on, another round is needed to know of what happens now.
+            self._next_counts = None
+            self._asked += 1
+            number = self._asked
+            for frontend in self._frontends:
+                frontend.send(ReportNow(number))
+            try:
+                async with self._heard_of, asyncio.timeout(REPORT_SECONDS):
+                    await self._heard_of.wait_for(lambda: all(self._reported(f, number) for f in self._frontends))
+            except TimeoutError:
+                log.warning("not every frontend reported within %g s", REPORT_SECONDS)
+            return self.counts
+
     def _reported(self, frontend: Child, number: int) -> bool:
         report = self._reports.get(frontend)
         return not frontend.alive or (report is not None and report.number >= number)
@@ -232,6 +257,7 @@ class Fleet:
         return Child(f"frontend-{index}", FRONTEND, settings, self._born, self._heard, self._died)
 
     def _born(self, frontend: Child) -> None:
+        frontend.send(self._regions)
         if self._plan.generation:
             frontend.send(self._plan)
 

@@ -15,8 +15,11 @@ from gnomon_server.serving.guard import Guard
 from gnomon_server.serving.health import Health
 from gnomon_server.serving.holdings import Holdings
 from gnomon_server.serving.inferences import Inferences
+from gnomon_server.serving.memory import Memory
 from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.placing import Placing
 from gnomon_server.serving.questions import Questions
+from gnomon_server.serving.regions import Regions
 from gnomon_server.serving.repository import Repository
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
@@ -37,6 +40,9 @@ from gnomon_server.wire.messages import (
     ReportNow,
     ShadowFeed,
     ToChild,
+)
+from gnomon_server.wire.messages import (
+    Regions as RegionList,
 )
 
 log = logging.getLogger(__name__)
@@ -61,13 +67,18 @@ class Frontend:
         # Of the newest report that control asked for.
         self._number = 0
         self._questions = Questions(channel.send)
-        self._streams = Streams(self._inferences, self._observation, lambda: self.table)
+        self._regions = Regions()
+        accept = self._inferences.accept
+        if settings.shared_memory:
+            accept = Placing(accept, self._regions, settings.max_message_bytes).accept
+        self._streams = Streams(accept, self._inferences.after_pass, self._observation, lambda: self.table)
         services = (service.NAME, health.NAME)
         self._health = Health(services)
         methods = {
-            **Service(self, self._inferences, self._questions, settings).methods(),
+            **Service(self, accept, self._questions, settings).methods(),
             **self._streams.methods(service.NAME),
             **Repository(self._questions, settings.repository_control).methods(service.NAME),
+            **Memory(self._questions, settings.shared_memory).methods(service.NAME),
             **self._health.methods(),
             **reflection.methods(services),
         }
@@ -107,6 +118,8 @@ class Frontend:
                 self._plans.put_nowait(message)
             elif isinstance(message, Answer):
                 self._questions.answered(message)
+            elif isinstance(message, RegionList):
+                self._regions.wish(message.regions)
             elif isinstance(message, ReportNow):
                 self._number = message.number
                 self._report()

@@ -10,8 +10,8 @@ from gnomon_server.config import Settings
 from gnomon_server.errors import NotFound, NotReady
 from gnomon_server.models.signature import TensorSpec
 from gnomon_server.serving.configuration import PLATFORM, config
-from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.methods import asking, unary
+from gnomon_server.serving.placing import Accept
 from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.statistics import statistics
@@ -42,9 +42,9 @@ class State(Protocol):
 class Service:
     """The six methods of the Open Inference Protocol, and what Triton adds about single models."""
 
-    def __init__(self, state: State, inferences: Inferences, questions: Questions, settings: Settings) -> None:
+    def __init__(self, state: State, accept: Accept, questions: Questions, settings: Settings) -> None:
         self._state = state
-        self._inferences = inferences
+        self._accept = accept
         self._questions = questions
         self._settings = settings
 
@@ -65,7 +65,11 @@ class Service:
         return pb.ServerReadyResponse(ready=self._state.ready)
 
     def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        extensions = [*EXTENSIONS, *(["model_repository"] if self._settings.repository_control else [])]
+        optional = {
+            "model_repository": self._settings.repository_control,
+            "system_shared_memory": self._settings.shared_memory,
+        }
+        extensions = [*EXTENSIONS, *(name for name, offered in optional.items() if offered)]
         return pb.ServerMetadataResponse(name="gnomon", version=installed_version("gnomon"), extensions=extensions)
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
@@ -87,7 +91,7 @@ class Service:
         )
 
     def _model_infer(self, call: Call) -> None:
-        self._inferences.accept(call, self._state.table)
+        self._accept(call, self._state.table)
 
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         route = self._state.table.model(request.name)

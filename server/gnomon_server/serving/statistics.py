@@ -2,7 +2,8 @@
 
 What counts where is in triton-inference-server/server docs/protocol/extension_statistics.md: `success` and `fail` are
 whole requests, the other durations are of successful requests only, and each of the requests in one run counts the
-whole length of that run; `batch_stats` count runs.
+whole length of that run; `batch_stats` count runs. Triton measures behind its protocols; here `success` and
+`compute_input` begin with the reading of the message, and `compute_output` ends with the answer.
 """
 
 from __future__ import annotations

@@ -17,17 +17,18 @@ from gnomon_server.errors import GnomonError, Internal, InvalidRequest, NotReady
 from gnomon_server.models import requests
 from gnomon_server.serving.answers import varint
 from gnomon_server.serving.inference import Inference
-from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
+from gnomon_server.serving.placing import Accept
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.transport import Call, Methods, Stream, status_text
 
 log = logging.getLogger(__name__)
 
 # What one stream may have accepted whose answers are not sent: requests, and bytes of these and of their answers. Then
-# it reads no more until its client does.
+# it reads no more until its client does. Above the bytes of all streams together, each takes one request at a time.
 MOST_REQUESTS: Final = 128
 MOST_BYTES: Final = 16 << 20
+MOST_TOGETHER: Final = 256 << 20
 # Metadata by which a client asks for the status of the first error in place of its text.
 STRICT: Final = "triton_grpc_error"
 # Says that a message is the last one for its request; appended to a response, it becomes a field of it.
@@ -41,12 +42,19 @@ INFER_RESPONSE: Final = b"\x12"
 class Streams:
     """The streams of a frontend; belongs to its event loop."""
 
-    def __init__(self, inferences: Inferences, observation: Observation, table: Callable[[], RouteTable]) -> None:
-        """Takes how to find the routes of a moment."""
-        self._inferences = inferences
+    def __init__(
+        self,
+        accept: Accept,
+        after_pass: Callable[[], None],
+        observation: Observation,
+        table: Callable[[], RouteTable],
+    ) -> None:
+        """Takes what takes a request, what runs those that were taken, and how to find the routes of a moment."""
+        self._take = accept
+        self._after_pass = after_pass
         self._observation = observation
         self._table = table
-        self._lines: set[_Line] = set()
+        self._held = _Held()
         self._scheduled = False
         self._ended = False
 
@@ -57,24 +65,24 @@ class Streams:
     def end(self) -> None:
         """Has every stream answer what it has taken and then end, since one that is idle would hold up the drain."""
         self._ended = True
-        for line in self._lines:
+        for line in self._held.lines:
             line.close()
 
     async def _infer(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        line = _Line(call, self._observation)
+        line = _Line(call, self._observation, self._held)
         strict = call.metadata(STRICT) == "true"
-        self._lines.add(line)
+        self._held.lines.add(line)
         reader = asyncio.create_task(self._read(line, messages))
         try:
             while (request := await line.next()) is not None:
                 if strict and request.error is not None:
                     raise request.error
                 yield request.wrapped()
-            if self._ended:
+            if self._ended and not reader.done():
                 raise NotReady("server is shutting down")
             await reader
         finally:
-            self._lines.discard(line)
+            self._held.lines.discard(line)
             line.abandon()
             reader.cancel()
 
@@ -82,14 +90,13 @@ class Streams:
         try:
             async for message in messages:
                 self._accept(line.put(message))
-                if not await line.room():
-                    break
+                await line.room()
         finally:
             line.close()
 
     def _accept(self, request: StreamedRequest) -> None:
         try:
-            self._inferences.accept(request, self._table())
+            self._take(request, self._table())
         except GnomonError as error:
             request.fail(error)
         except Exception:
@@ -102,7 +109,7 @@ class Streams:
     def _run(self) -> None:
         """Runs what streams have taken since the last time, together."""
         self._scheduled = False
-        self._inferences.after_pass()
+        self._after_pass()
 
 
 class StreamedRequest(Call):
@@ -160,12 +167,34 @@ class StreamedRequest(Call):
             return ""
 
 
+class _Held:
+    """What all streams of a frontend hold together."""
+
+    def __init__(self) -> None:
+        self.lines: set[_Line] = set()
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it is so much that each stream may have one request only."""
+        return self._bytes > MOST_TOGETHER
+
+    def count(self, size: int) -> None:
+        """Takes that bytes came or, below 0, went; wakes who waits for that."""
+        before = self.full
+        self._bytes += size
+        if before and not self.full:
+            for line in self.lines:
+                line.wake()
+
+
 class _Line:
     """The requests of one stream that were taken and whose answers were not, in their order."""
 
-    def __init__(self, call: Call, observation: Observation) -> None:
+    def __init__(self, call: Call, observation: Observation, held: _Held) -> None:
         self.call = call
         self._observation = observation
+        self._held = held
         self._requests: deque[StreamedRequest] = deque()
         self._bytes = 0
         self._moved = asyncio.Event()
@@ -181,22 +210,21 @@ class _Line:
         """Takes the next request."""
         request = StreamedRequest(self, message)
         self._requests.append(request)
-        self._bytes += request.size
+        self._count(request.size)
         return request
 
     def ended(self, request: StreamedRequest, status: str, size: int = 0) -> None:
         """Takes that a request has its answer, of `size` bytes."""
         request.size += size
-        self._bytes += size
+        self._count(size)
         self._observation.traced(request, status)
-        self._moved.set()
+        self.wake()
 
-    async def room(self) -> bool:
-        """Waits until another request may come; returns False if none may any more."""
-        while not self._closed and (len(self._requests) >= MOST_REQUESTS or self._bytes > MOST_BYTES):
+    async def room(self) -> None:
+        """Waits until another request may come; for ever, once none may."""
+        while self._closed or self._full:
             self._moved.clear()
             await self._moved.wait()
-        return not self._closed
 
     async def next(self) -> StreamedRequest | None:
         """Waits for the answer of the oldest request and takes it; returns None once there is none to come."""
@@ -210,15 +238,29 @@ class _Line:
     def close(self) -> None:
         """Takes that no more requests come."""
         self._closed = True
-        self._moved.set()
+        self.wake()
 
     def abandon(self) -> None:
         """Takes that nobody waits for the rest: what has not begun to run will not."""
         for request in self._requests:
             request.ended = True
+        self._count(-self._bytes)
+
+    def wake(self) -> None:
+        """Has those who wait look again."""
+        self._moved.set()
+
+    @property
+    def _full(self) -> bool:
+        many = len(self._requests) >= MOST_REQUESTS or self._bytes > MOST_BYTES
+        return many or (self._held.full and bool(self._requests))
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        self._held.count(size)
 
     def _take(self) -> StreamedRequest:
         request = self._requests.popleft()
-        self._bytes -= request.size
-        self._moved.set()
+        self._count(-request.size)
+        self.wake()
         return request

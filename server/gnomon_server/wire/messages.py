@@ -90,6 +90,22 @@ class Drain(_Message, frozen=True, tag="drain"):
     grace_seconds: float
 
 
+class RegionRef(msgspec.Struct, frozen=True):
+    """A region of shared memory, as its client registered it."""
+
+    name: str
+    # As of shm_open.
+    key: str
+    offset: int
+    byte_size: int
+
+
+class Regions(_Message, frozen=True, tag="regions"):
+    """The whole list of regions; told before a ReportNow, it is known once that is answered."""
+
+    regions: tuple[RegionRef, ...]
+
+
 class ReportNow(_Message, frozen=True, tag="report_now"):
     """Report at once; numbers rise."""
 
@@ -527,6 +543,30 @@ class UnloadWanted(msgspec.Struct, frozen=True, tag=True):
     actor: str
 
 
+class RegionsWanted(msgspec.Struct, frozen=True, tag=True):
+    """The region of that name; all of them without one."""
+
+    name: str
+
+
+class Shared(msgspec.Struct, frozen=True, tag=True):
+    """The answer to RegionsWanted."""
+
+    regions: tuple[RegionRef, ...]
+
+
+class RegisterWanted(msgspec.Struct, frozen=True, tag=True):
+    """That every frontend knows a region."""
+
+    region: RegionRef
+
+
+class UnregisterWanted(msgspec.Struct, frozen=True, tag=True):
+    """That no frontend knows the region of that name; without one, any."""
+
+    name: str
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """The answer to a wish that came true."""
 
@@ -539,8 +579,8 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Wanted = CountsWanted | IndexWanted | LoadWanted | UnloadWanted
-Given = Counts | Index | Done | Failure
+Wanted = CountsWanted | IndexWanted | LoadWanted | UnloadWanted | RegionsWanted | RegisterWanted | UnregisterWanted
+Given = Counts | Index | Shared | Done | Failure
 
 
 class Question(_Message, frozen=True, tag="question"):
@@ -562,5 +602,5 @@ class Drained(_Message, frozen=True, tag="drained"):
     """The last message of a child: its reports are complete."""
 
 
-ToChild = FrontendPlan | WorkerPlan | Drain | ReportNow | Answer
+ToChild = FrontendPlan | WorkerPlan | Drain | Regions | ReportNow | Answer
 FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Drained

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import fleets
@@ -118,6 +119,15 @@ async def test_the_counts_of_now_are_those_after_every_frontend_has_reported_ane
         await rig.until(lambda: calls(rig) == 2)
         # The program forgets its calls when it is asked.
         assert (await rig.fleet.counts_of_now()).calls == ()
+
+
+async def test_who_asks_for_counts_at_the_same_time_shares_a_round_of_reports(tmp_path: Path) -> None:
+    async with fleets.running(tmp_path, workers=2) as rig:
+        first = asyncio.create_task(rig.fleet.counts_of_now())
+        await rig.until(lambda: rig.fleet._asked == 1)
+        # The first round has begun, and cannot tell of what happens now.
+        await asyncio.gather(*(rig.fleet.counts_of_now() for _ in range(50)), first)
+        assert rig.fleet._asked == 2
 
 
 async def test_a_frontend_that_does_not_report_counts_as_it_did_last(
