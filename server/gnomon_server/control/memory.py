@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gnomon_server.control.fleet import Fleet
-from gnomon_server.errors import AlreadyExists, Exhausted, NotFound
-from gnomon_server.models.requests import quoted
+from gnomon_server.errors import AlreadyExists, Exhausted, NotFound, quoted
 from gnomon_server.serving.regions import Region
 from gnomon_server.wire.messages import RegionRef
 

@@ -59,12 +59,13 @@ class Inference:
     # The raw contents of each input, or the inputs themselves.
     raw: Sequence[bytes]
     arrays: Mapping[str, Array] | None
-    # time.perf_counter() when it was ready to run, and seconds since the call's start within which it must, or None.
-    since: float
+    # Seconds since the call's start within which it must run, or None.
     limit: float | None
     # Set where the answer depends on more of the request than its id.
     request: pb.ModelInferRequest | None = None
     run: Run | None = None
+    # Seconds in which it was read: without the time of those that came with it and were read before.
+    reading: float = 0.0
 
     @property
     def primary(self) -> bool:

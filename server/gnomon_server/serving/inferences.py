@@ -43,6 +43,8 @@ class Inferences:
         self._templates = Templates()
         self._answers: dict[Servable, Answers] = {}
         self._most = most
+        # time.perf_counter() when the last request was read.
+        self._read = 0.0
         # Calls that were accepted and not answered yet.
         self.in_flight = 0
 
@@ -58,9 +60,11 @@ class Inferences:
         known = self._templates.recognise(call.message)
         if known is not None:
             layout, request_id, raw = known
-            inference = Inference(call, request_id, layout, raw, None, time.perf_counter(), call.time_remaining())
+            inference = Inference(call, request_id, layout, raw, None, call.time_remaining())
         else:
             inference = self._parsed(call)
+        now = time.perf_counter()
+        inference.reading, self._read = now - max(call.start, self._read), now
         try:
             self._execution.submit(inference)
         except GnomonError as error:
@@ -99,14 +103,14 @@ class Inferences:
         layout = None if alone else self._templates.learn(call.message, request, servable, role, names)
         if layout is not None:
             raw = tuple(request.raw_input_contents)
-            return Inference(call, request_id, layout, raw, None, time.perf_counter(), limit)
+            return Inference(call, request_id, layout, raw, None, limit)
         shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
         rows = requests.rows_of(inputs, signature)
         typed = request if request.parameters else None
         priority = parameters.priority(request)
         kind = object() if alone else (role, names, shapes, typed is not None, priority)
         layout = Layout(servable, role, (), (), (), names, rows, kind, priority)
-        return Inference(call, request_id, layout, (), inputs, time.perf_counter(), limit, typed)
+        return Inference(call, request_id, layout, (), inputs, limit, typed)
 
     def _end(self, ended: Ended) -> None:
         """Answers first; everything else comes after."""

@@ -84,11 +84,11 @@ class Observation:
         if run is None:
             return
         seconds, writing = (run.end_ns - run.start_ns) * 1e-9, now - answering
-        reading = sum([inference.since - inference.call.start for inference in batch])
+        reading = sum([inference.reading for inference in batch])
         size = counts.sizes.of(run.rows)
         counts.runs.add(seconds, requests)
         counts.batches.add(run.rows)
-        counts.queue += sum([run.begun - inference.since for inference in batch])
+        counts.queue += sum([run.begun - inference.call.start for inference in batch]) - reading
         counts.inputs += reading + requests * run.joining
         counts.outputs += writing
         counts.last_ns = run.end_ns

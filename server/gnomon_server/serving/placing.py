@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Final, NamedTuple
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.errors import Exhausted, GnomonError, InvalidRequest
+from gnomon_server.errors import Exhausted, GnomonError, InvalidRequest, quoted
 from gnomon_server.models import requests
-from gnomon_server.models.requests import quoted
 from gnomon_server.serving.regions import Region, Regions
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.transport import Call

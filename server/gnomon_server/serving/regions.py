@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotOffered
-from gnomon_server.models.requests import quoted
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotOffered, quoted
 from gnomon_server.wire.messages import RegionRef
 
 # Where Linux keeps what shm_open(3) opens.

@@ -111,7 +111,7 @@ def inference(
     if since is not None:
         call.start = since
     raw = np.full((rows, 3), value, np.float32).tobytes()
-    return Inference(call, name.encode(), layout, (raw,), None, call.start, limit)
+    return Inference(call, name.encode(), layout, (raw,), None, limit)
 
 
 class Reader:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -283,6 +284,22 @@ async def test_the_time_of_a_request_is_told_apart_by_what_it_was_spent_on() -> 
     assert sum(size.inputs for size in count.sizes) <= count.inputs
     assert calls[0].start_ns < count.last_ns
     await asyncio.to_thread(bench.inferences.close)
+
+
+async def test_requests_that_come_together_do_not_count_the_reading_of_each_other(bench: Bench) -> None:
+    begin = time.perf_counter()
+    calls = [HeldCall(typed("line", {"x": ROW}).SerializeToString()) for _ in range(50)]
+    for call in calls:
+        # As a transport does that looks at the clock once for all of them.
+        call.start = begin
+        bench.inferences.accept(call, bench.table)
+    bench.inferences.after_pass()
+    await asyncio.gather(*(call.over.wait() for call in calls))
+    (count,) = bench.observation.inferences()
+    assert sum(count.durations.counts) == 50
+    # Each was read once, one after the other, and each run's inputs were joined once.
+    assert 0 < sum(size.inputs for size in count.sizes) < time.perf_counter() - begin
+    assert count.queue + count.inputs + count.runs.total <= count.durations.total
 
 
 async def test_calls_are_counted_by_method_and_status(bench: Bench) -> None:

@@ -71,7 +71,7 @@ class Bench:
             call.fail(error)
         self.inferences.after_pass()
         await asyncio.wait_for(call.over.wait(), 30)
-        self.observation.ended(call, "OK")
+        self.observation.calls_ended([(call, "OK")])
         return call
 
 
