@@ -13,7 +13,7 @@ from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.comparators import COMPARATORS
 from gnomon_server.shadow.decisions import Decider, decider
 
-FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+FLOATS: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
 PROBABILITY_TOLERANCE: Final = 0.1
 # The cosine of an embedding that agrees is above 0.99.
 EMBEDDING_TOLERANCE: Final = 0.005

@@ -39,6 +39,8 @@ def decided(
         (TensorSpec("probability", "FP32", (-1, 1)), "isclose", 0.0),
         (TensorSpec("variable", "FP32", (-1, 1)), "isclose", 0.0),
         (TensorSpec("image", "FP16", (-1, 8, 8, 3)), "isclose", 0.0),
+        (TensorSpec("image", "BF16", (-1, 8, 8, 3)), "isclose", 0.0),
+        (TensorSpec("probabilities", "BF16", (-1, 3)), "tv", 0.1),
         (TensorSpec("sentence_embedding", "FP32", (-1, 384)), "cosine", 0.005),
         (TensorSpec("vector", "FP32", (-1, 384), "embedding"), "cosine", 0.005),
         (TensorSpec("embedding", "FP32", (-1, 1)), "isclose", 0.0),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.shadow.fakes import ADDER, POISON, Adder, added, on_the_wire, record_of
 
-from gnomon_protos.tensors import Array
+from gnomon_protos.tensors import FIXED, Array
 from gnomon_server.config import MirrorSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.manifest import Comparison
@@ -69,6 +69,24 @@ async def test_agreement_is_the_share_of_rows_that_agree(executor: ThreadPoolExe
     assert (output.divergence_sum, output.divergence_max, sum(output.histogram.counts)) == (2, 1, 4)
     assert sum(tally.shadow_runs.counts) == sum(tally.primary_runs.counts) == 4
     assert tally.primary_runs.total == pytest.approx(4 * 0.001)
+
+
+class Halves(Adder):
+    """An Adder in bfloat16."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        return [output.astype(FIXED["BF16"]) for output in super().run(inputs, outputs)]
+
+
+async def test_bfloat16_is_compared_by_its_numbers(executor: ThreadPoolExecutor) -> None:
+    signature = Signature((TensorSpec("x", "BF16", (-1, 2)),), (TensorSpec("sum", "BF16", (-1,)),))
+    x = np.array([[1, 2], [np.nan, 0], [4, 5], [1, 1]], np.float32).astype(FIXED["BF16"])
+    answered = np.array([3, np.nan, 9, 5], np.float32)
+    records = [record_of({"x": x}, {"sum": answered.astype(dtype)}) for dtype in (FIXED["BF16"], np.dtype(np.float32))]
+    (tally,) = (await worked(Halves(signature=signature), records, executor)).pairs
+    assert outcomes(tally) == {"compared": 2}
+    (output,) = tally.outputs
+    assert (output.comparator, output.rows, output.disagreements) == ("isclose", 8, 2)
 
 
 async def test_a_row_agrees_only_if_all_outputs_do(executor: ThreadPoolExecutor) -> None:
