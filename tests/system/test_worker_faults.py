@@ -17,15 +17,19 @@ from gnomon_client import Control
 from gnomon_protos import control_pb2
 
 SABOTAGE = str(Path(__file__).parents[1] / "sabotage")
-CONFIG = "grace = 1.0\n[mirror]\ndeadline = 60.0\nlives = 2\nsilence = 2.0\nworker_bytes = 402653184\n"
+CONFIG = "grace = 1.0\n[mirror]\ndeadline = 60.0\nsilence = 3.0\nworker_bytes = 402653184\n"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> ServerProcess:
+    return serving(tmp_path)
+
+
+def serving(tmp_path: Path, more: str = "") -> ServerProcess:
     models.write(tmp_path / "models", "m", 1, models.affine(1.0))
     models.write(tmp_path / "models", "m", 2, models.affine(1.0))
     environment = {"PYTHONPATH": SABOTAGE, "GNOMON_TEST_SABOTAGE": str(tmp_path)}
-    return ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG, environment=environment)
+    return ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG + more, environment=environment)
 
 
 def shadow(control: Control) -> control_pb2.VersionStatus:
@@ -38,10 +42,8 @@ def assert_unharmed(load: Load) -> None:
     assert all(np.array_equal(answer.y, answer.x) for answer in load.answers)
 
 
-def test_a_worker_that_crashes_in_native_code_again_and_again_is_given_up_and_status_says_so(
-    server: ServerProcess, tmp_path: Path
-) -> None:
-    with server, server.control() as control:
+def test_a_worker_that_crashes_in_native_code_again_and_again_is_given_up_and_status_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path, "lives = 2\n") as server, server.control() as control:
         mirrored(control, "m")
         with Load(server.grpc, "m") as load:
             load.reach(50)
