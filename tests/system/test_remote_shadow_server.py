@@ -55,6 +55,11 @@ def test_a_second_server_is_compared_in_the_same_way_and_what_it_misses_is_dropp
             one, other = control.report("m", 4), control.report("m", 1)
             assert 0 < one.agreement.estimate == other.agreement.estimate < 1
             assert [o.disagreements for o in one.outputs] == [o.disagreements for o in other.outputs]
+            # What a shadow sends goes to shadows here, and to none elsewhere: two servers would go on for ever.
+            with Load(near.grpc, "m", rows, name="marked", metadata={"gnomon-shadow": "true"}) as marked:
+                marked.reach(20)
+            assert at_rest(control, "m", load.ended + marked.ended, shadow=4).compared == load.ended + marked.ended
+            assert at_rest(control, "m", load.ended, shadow=1).compared == load.ended
             # The far side answered what was mirrored, and nothing that a user sent.
             with far.control() as theirs:
                 (there,) = theirs.models("m").models

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from gnomon_server.control.routes import Route
 from gnomon_server.wire.messages import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
 
@@ -52,4 +54,4 @@ def _model_plan(
 
 
 def _with_sample(feed: ShadowFeed, sample: float) -> ShadowFeed:
-    return ShadowFeed(feed.model, feed.version, sample, feed.address, feed.epoch)
+    return msgspec.structs.replace(feed, sample=sample)

@@ -13,6 +13,7 @@ import msgspec
 from gnomon_server.config import Settings
 from gnomon_server.control.child import Child
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY
+from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.wire.messages import (
     FromChild,
     ShadowFeed,
@@ -88,7 +89,8 @@ class Worker:
             if self.state.state == READY:
                 if before != READY:
                     child.begins()
-                self.feed = ShadowFeed(self._ref.model, self._ref.version, 1.0, self._address, self._epoch)
+                ref, elsewhere = self._ref, is_remote(self._ref)
+                self.feed = ShadowFeed(ref.model, ref.version, 1.0, self._address, self._epoch, elsewhere)
         elif isinstance(message, WorkerReport):
             self.queue_depth = message.queue_depth
             self._listen_for(self._silence)

@@ -23,6 +23,7 @@ from gnomon_server.serving.selection import position, selected
 from gnomon_server.serving.templates import Templates
 from gnomon_server.serving.transport import Call
 from gnomon_server.wire import record
+from gnomon_server.wire.messages import SHADOW_MARKER
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Inferences:
         """Returns who answers and who gets a copy; whether a copy arrives, nobody knows yet."""
         layout = inference.layout
         feeds = self._feeds(layout.servable.model) if inference.primary else ()
-        shadows = [feed.target.version for feed in feeds if selected(_place(inference), feed.target.sample)]
+        shadows = [feed.target.version for feed in feeds if _is_for(feed, inference, _place(inference))]
         return {
             "gnomon_version": layout.servable.version,
             "gnomon_role": layout.role,
@@ -212,10 +213,18 @@ def _located(servable: Servable, error: GnomonError) -> GnomonError:
 def _chosen(batch: Sequence[Inference], feeds: Sequence[Feed]) -> list[Sequence[int]]:
     """Returns which requests of a batch each feed's shadow is to see."""
     everyone = range(len(batch))
-    if all(feed.target.sample >= 1 for feed in feeds):
+    if all(feed.target.sample >= 1 and not feed.target.elsewhere for feed in feeds):
         return [everyone for _ in feeds]
     places = [_place(inference) for inference in batch]
-    return [[index for index in everyone if selected(places[index], feed.target.sample)] for feed in feeds]
+    return [[index for index in everyone if _is_for(feed, batch[index], places[index])] for feed in feeds]
+
+
+def _is_for(feed: Feed, inference: Inference, place: float) -> bool:
+    """Whether a shadow is to see a request; what a shadow sent goes to no other server, or two could go on for ever."""
+    target = feed.target
+    if not selected(place, target.sample):
+        return False
+    return not target.elsewhere or inference.call.metadata(SHADOW_MARKER) is None
 
 
 def _place(inference: Inference) -> float:

@@ -20,9 +20,8 @@ from gnomon_server.models import requests
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.breaker import Breaker
+from gnomon_server.wire.messages import SHADOW_MARKER
 
-# Tells the far side that nobody waits for the answer.
-MARKER: Final = ("gnomon-shadow", "true")
 UNLIMITED: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 # The other side was not reached, or was too busy: this says nothing about the version.
 AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
@@ -52,7 +51,7 @@ class Remote:
         self._clock = clock
         self._breaker = Breaker(settings.patience, settings.pause)
         self._metadata = (
-            MARKER,
+            (SHADOW_MARKER, "true"),
             *((name.lower(), os.path.expandvars(value)) for name, value in settings.headers.items()),
         )
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(_channel(settings))

@@ -6,6 +6,8 @@ their start, so that a lost or repeated report does no harm.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from gnomon_server.config import Policy
@@ -25,6 +27,10 @@ class VersionRef(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
+# Metadata of a call for whose answer nobody waits, since a shadow makes it.
+SHADOW_MARKER: Final = "gnomon-shadow"
+
+
 class ShadowFeed(msgspec.Struct, frozen=True):
     """Where a frontend mirrors a model's requests to."""
 
@@ -36,6 +42,8 @@ class ShadowFeed(msgspec.Struct, frozen=True):
     address: str
     # The worker's life: a restarted worker has another epoch.
     epoch: str
+    # Whether the worker calls another server, which may be one that shadows this one.
+    elsewhere: bool = False
 
 
 class ModelPlan(msgspec.Struct, frozen=True):
