@@ -116,6 +116,18 @@ class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     costs: dict[Flip, float] = {}
 
 
+class AlignSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a version whose tensors are others than its primary's is asked and compared, as a shadow."""
+
+    # Its own names of inputs and outputs, by the primary's.
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    # The value of each input that only it has, by its own name.
+    constants: dict[str, bool | int | float | str] = {}
+    # The primary's order of classes, by the primary's name of the output.
+    classes: dict[str, tuple[str, ...]] = {}
+
+
 class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What shadow workers look at beside comparing every request."""
 
@@ -129,6 +141,8 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redact: tuple[str, ...] = ()
     # Rows among which slices of the input space are sought that hold the disagreement; 0: none are sought.
     segment_rows: Whole = 20_000
+    # By version.
+    align: dict[str, AlignSettings] = {}
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,6 +27,9 @@ CONFIG = """
 deadline = 60.0
 [models."*".compare]
 repeat = 1.0
+[models.renamed.compare.align.2]
+inputs = { x = "a" }
+constants = { b = 0.0 }
 [models.loan.compare]
 redact = ["x"]
 [models.loan.outputs.probabilities]
@@ -49,6 +52,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models.write(folder / "models", "loan", 2, models.classifier(BIAS))
     models.write(folder / "models", "steps", 1, models.identity())
     models.write(folder / "models", "steps", 2, models.stepped(0.9))
+    models.write(folder / "models", "renamed", 1, models.identity())
+    models.write(folder / "models", "renamed", 2, models.added())
     models.write(folder / "models", "moody", 1, models.noisy(0.5))
     models.write(folder / "models", "moody", 2, models.affine(1.0))
     with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
@@ -186,3 +191,16 @@ def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Co
     assert [one["trace_id"] for one in found] == [request.trace_id for request in requests[:3]]
     assert gnomon("divergent", "loan", "--control", server.control_address).stdout.count("withheld") > 0
     assert "where they differ" in gnomon("report", "steps", "--control", server.control_address).stdout
+
+
+def test_a_version_with_other_tensors_is_compared_as_declared(server: ServerProcess, control: Control) -> None:
+    mirrored(control, "renamed")
+    rows = np.random.default_rng(4).normal(size=(20, 3)).astype(np.float32)
+    with server.client() as client:
+        for row in np.split(rows, 20):
+            client.infer("renamed", row)
+    outcomes = at_rest(control, "renamed", 20)
+    report = control.report("renamed")
+    # y = a + b with b = 0, where the primary gives y = x.
+    assert (outcomes.compared, outcomes.not_comparable) == (20, 0)
+    assert (output(report, "y").rows, output(report, "y").disagreements) == (20, 0)

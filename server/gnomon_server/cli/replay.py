@@ -58,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shadow(arguments: argparse.Namespace, settings: Settings, model: str) -> Shadow:
+    from gnomon_server.shadow.alignment import aligned
+
+    return aligned(_loaded(arguments, settings, model), settings.model(model).compare.align)
+
+
+def _loaded(arguments: argparse.Namespace, settings: Settings, model: str) -> Shadow:
     if not arguments.remote:
         return offline.load(settings, model, arguments.against)
     import msgspec

@@ -11,6 +11,7 @@ from typing import Final
 
 from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.errors import LoadError
+from gnomon_server.shadow.alignment import aligned
 from gnomon_server.shadow.memory import Bound, private
 from gnomon_server.shadow.pipeline import NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
@@ -111,8 +112,10 @@ class Worker:
         await self._report(plan, pipeline, shadow)
 
     async def _start(self, plan: WorkerPlan) -> tuple[Shadow, Pipeline]:
-        shadow = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
-        record, looking = self._record(shadow), self._looking(shadow.model)
+        loaded = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
+        looking = self._looking(loaded.model)
+        shadow = aligned(loaded, looking.align)
+        record = self._record(shadow)
         pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, record, plan.observing, looking)
         try:
             await pipeline.listen()

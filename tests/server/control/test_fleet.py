@@ -24,7 +24,8 @@ def calls(rig: fleets.Rig) -> int:
 
 async def test_a_fleet_is_ready_once_every_frontend_has_followed(tmp_path: Path) -> None:
     async with fleets.running(tmp_path, workers=2, here={("m", 1), ("m", 2)}) as rig:
-        assert rig.fleet.ready
+        # The worker that is ready meanwhile makes another plan.
+        await rig.until(lambda: rig.fleet.ready)
         assert sorted(rig.fleet.pids) == ["frontend-0", "frontend-1", "shadow m/2"]
         assert rig.fleet.frontend_state("m", 1).state == "ready"
         # A shadow is loaded in its worker and nowhere else.
