@@ -183,7 +183,8 @@ def _late(inference: Inference, now: float) -> bool:
 
 
 def _why(inference: Inference, now: float) -> GnomonError:
-    if inference.call.ended or inference.limit is None:
+    # A call is over as well once its deadline has passed; it did not give up.
+    if inference.limit is None or not _late(inference, now):
         return Cancelled("queue: the caller gave up before the run began")
     waited = (now - inference.call.start) * 1e6
     return DeadlineExceeded(f"queue: expected start within {inference.limit * 1e6:.0f} us, waited {waited:.0f} us")

@@ -194,6 +194,15 @@ async def test_work_for_nobody_is_not_run(execution: Execution, ends: Ends) -> N
     assert servable.threads == []
 
 
+async def test_a_call_that_its_deadline_has_ended_did_not_give_up(execution: Execution, ends: Ends) -> None:
+    expired = inference(Doubler(), "expired", limit=1e-6)
+    expired.call.ended = True
+    execution.submit(expired)
+    execution.start()
+    await ends.of("expired")
+    assert isinstance(ends.errors["expired"], DeadlineExceeded)
+
+
 async def test_what_is_waiting_for_a_version_is_bounded_and_other_versions_go_on(
     execution: Execution, ends: Ends
 ) -> None:
