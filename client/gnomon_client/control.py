@@ -130,6 +130,10 @@ class Control:
         )
         return self._change("ApplyRoute", request, pb.RouteChange, timeout)
 
+    def scale(self, workers: int, *, timeout: float | None = None) -> pb.ScaleResponse:
+        """Makes it so many frontends, until the server is started anew; returns how many answer."""
+        return self._change("Scale", pb.ScaleRequest(workers=workers), pb.ScaleResponse, timeout)
+
     def rollback(self, model: str, reason: str = "", *, timeout: float | None = None) -> pb.RouteChange:
         """Makes the previous primary the primary again."""
         request = pb.RollbackRequest(model=model, actor=self.actor, reason=reason)

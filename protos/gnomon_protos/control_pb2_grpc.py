@@ -85,6 +85,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.ApproveRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.AuditEntry.FromString,
                 _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/gnomon.v1.Control/Scale',
+                request_serializer=gnomon__protos_dot_control__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.ScaleResponse.FromString,
+                _registered_method=True)
         self.GetManifest = channel.unary_unary(
                 '/gnomon.v1.Control/GetManifest',
                 request_serializer=gnomon__protos_dot_control__pb2.GetManifestRequest.SerializeToString,
@@ -165,6 +170,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scale(self, request, context):
+        """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetManifest(self, request, context):
         """What a version says of itself, without its golden sample.
         """
@@ -224,6 +236,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Approve,
                     request_deserializer=gnomon__protos_dot_control__pb2.ApproveRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.AuditEntry.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=gnomon__protos_dot_control__pb2.ScaleRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.ScaleResponse.SerializeToString,
             ),
             'GetManifest': grpc.unary_unary_rpc_method_handler(
                     servicer.GetManifest,
@@ -501,6 +518,33 @@ class Control(object):
             '/gnomon.v1.Control/Approve',
             gnomon__protos_dot_control__pb2.ApproveRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/Scale',
+            gnomon__protos_dot_control__pb2.ScaleRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.ScaleResponse.FromString,
             options,
             channel_credentials,
             insecure,

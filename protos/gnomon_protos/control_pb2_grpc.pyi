@@ -52,6 +52,8 @@ class ControlStub:
     """The audit as it is kept, oldest first, for whoever verifies it."""
     Approve: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApproveRequest, _control_pb2.AuditEntry]
     """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+    Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]
+    """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
     GetManifest: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]
     """What a version says of itself, without its golden sample."""
 
@@ -78,6 +80,8 @@ class ControlAsyncStub(ControlStub):
     """The audit as it is kept, oldest first, for whoever verifies it."""
     Approve: _aio.UnaryUnaryMultiCallable[_control_pb2.ApproveRequest, _control_pb2.AuditEntry]  # type: ignore[assignment]
     """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+    Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]  # type: ignore[assignment]
+    """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
     GetManifest: _aio.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]  # type: ignore[assignment]
     """What a version says of itself, without its golden sample."""
 
@@ -161,6 +165,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.AuditEntry, _abc.Awaitable[_control_pb2.AuditEntry]]:
         """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
+
+    @_abc_1.abstractmethod
+    def Scale(
+        self,
+        request: _control_pb2.ScaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ScaleResponse, _abc.Awaitable[_control_pb2.ScaleResponse]]:
+        """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
 
     @_abc_1.abstractmethod
     def GetManifest(

@@ -172,6 +172,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         route = control_pb2.Route(generation=request.generation + 1, primary=request.primary, shadows=request.shadows)
         return control_pb2.RouteChange(after=route)
 
+    def Scale(self, request: Any, context: Any) -> control_pb2.ScaleResponse:
+        self.recorder.begin("Scale", request, context)
+        return control_pb2.ScaleResponse(workers=request.workers)
+
     def Rollback(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("Rollback", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=1))

@@ -61,6 +61,11 @@ def test_an_approval_is_handed_in_as_it_was_signed(server: FakeServer, control: 
     assert (request.envelope, request.reason) == ("signed", "read it")
 
 
+def test_the_number_of_frontends_is_changed_and_told(server: FakeServer, control: Control) -> None:
+    assert control.scale(3).workers == 3
+    assert server.recorder.seen[0].request.workers == 3
+
+
 def test_a_share_of_one_is_the_default(server: FakeServer, control: Control) -> None:
     control.shadow("churn", 2)
     assert server.recorder.seen[0].request.sample == 1.0

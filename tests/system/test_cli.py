@@ -315,6 +315,12 @@ def test_what_only_talks_to_a_server_needs_no_server_libraries(at: tuple[str, st
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_number_of_frontends_is_changed(at: tuple[str, str]) -> None:
+    done = gnomon("scale", "2", *at)
+    assert (done.returncode, done.stdout) == (0, "frontends that answer: 2\n")
+    assert json.loads(gnomon("scale", "1", "--json", *at).stdout) == {"workers": 1}
+
+
 def test_help_of_every_command_shows_an_example() -> None:
     for command in (
         "serve",
@@ -325,6 +331,7 @@ def test_help_of_every_command_shows_an_example() -> None:
         "shadow",
         "promote",
         "rollback",
+        "scale",
         "convert",
         "demo",
         "gate",

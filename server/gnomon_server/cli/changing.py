@@ -1,4 +1,4 @@
-"""The commands that change a route: shadow, promote, rollback."""
+"""The commands that change a running server: shadow, promote, rollback, scale."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def add_parser(subparsers: Any) -> None:
     rollback = add_command(
         subparsers, "rollback", "Return to the previous primary.", "gnomon rollback flights", run_rollback
     )
+    scale = add_command(
+        subparsers,
+        "scale",
+        "Change the number of frontends until the next start; those that leave finish their calls.",
+        "gnomon scale 4",
+        run_scale,
+    )
+    scale.add_argument("workers", type=int, help="how many frontends")
+    add_json(scale)
+    add_control(scale)
     for parser in (shadow, promote, rollback):
         parser.add_argument("model", help="the model")
         if parser is not rollback:
@@ -62,6 +72,17 @@ def run_rollback(arguments: argparse.Namespace) -> int:
     with control(arguments) as server:
         change = server.rollback(arguments.model, reason=arguments.reason)
     return _show(change, arguments)
+
+
+def run_scale(arguments: argparse.Namespace) -> int:
+    """Changes the number of frontends."""
+    with control(arguments) as server:
+        scaled = server.scale(arguments.workers)
+    if arguments.json:
+        say_json(scaled)
+    else:
+        say(f"frontends that answer: {scaled.workers}")
+    return 0
 
 
 def _show(change: control_pb2.RouteChange, arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,11 @@ class Fleet:
             self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
         except OSError as error:
             raise Refused(f"no folder for temporary files can be written ({error}): set TMPDIR to one") from None
-        self._frontends = [self._frontend(index) for index in range(settings.workers)]
+        self._numbers = count()
+        self._frontends = [self._frontend() for _ in range(settings.workers)]
+        # Those that do not answer yet, while others do.
+        self._joining: list[Child] = []
+        self._scaling = asyncio.Lock()
         self._workers: dict[Key, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._routes: Mapping[str, Route] = {}
@@ -109,7 +114,7 @@ class Fleet:
     @property
     def pids(self) -> dict[str, int]:
         """The living processes by name."""
-        children = [*self._frontends, *(worker.child for worker in self._workers.values())]
+        children = [*self._frontends, *self._joining, *(worker.child for worker in self._workers.values())]
         return {child.name: child.pid for child in children if child.pid is not None}
 
     @property
@@ -185,9 +190,32 @@ class Fleet:
             return VersionState(model, version, LOADING)
         return states[0]
 
+    async def scale(self, workers: int) -> int:
+        """Makes it so many frontends and returns their number; those that leave finish their calls first.
+
+        Returns once the new ones answer; raises NotReady if one does not within the grace, and leaves the old number.
+        """
+        grace = self._settings.grace
+        async with self._scaling:
+            self._joining = [self._frontend() for _ in range(workers - len(self._frontends))]
+            for frontend in self._joining:
+                frontend.start()
+            try:
+                async with self._heard_of, asyncio.timeout(grace):
+                    await self._heard_of.wait_for(lambda: self._acks.keys() >= set(self._joining))
+            except TimeoutError:
+                leaving, self._joining = self._joining, []
+                await asyncio.gather(*(frontend.kill() for frontend in leaving))
+                raise NotReady(f"not every new frontend answered within {grace:g} s") from None
+            leaving = self._frontends[workers:]
+            self._frontends = [*self._frontends[:workers], *self._joining]
+            self._joining = []
+            await asyncio.gather(*(frontend.drain(grace) for frontend in leaving))
+            return len(self._frontends)
+
     async def stop(self, grace: float) -> None:
         """Drains frontends first, then what they handed to the workers; kills what does not end."""
-        await asyncio.gather(*(frontend.drain(grace) for frontend in self._frontends))
+        await asyncio.gather(*(frontend.drain(grace) for frontend in (*self._frontends, *self._joining)))
         await asyncio.gather(*(worker.child.drain(grace) for worker in self._workers.values()), *self._tasks)
         self._folder.cleanup()
 
@@ -220,7 +248,7 @@ class Fleet:
         plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, self._warm, self._factors)
         if plan != self._plan or not plan.generation:
             self._plan = msgspec.structs.replace(plan, generation=self._plan.generation + 1)
-            for frontend in self._frontends:
+            for frontend in (*self._frontends, *self._joining):
                 frontend.send(self._plan)
         return self._plan.generation
 
@@ -252,9 +280,9 @@ class Fleet:
             log.warning("%s: %s", worker.child.name, error)
         await worker.child.drain(self._settings.grace)
 
-    def _frontend(self, index: int) -> Child:
+    def _frontend(self) -> Child:
         settings = msgspec.json.encode(self._settings).decode()
-        return Child(f"frontend-{index}", FRONTEND, settings, self._born, self._heard, self._died)
+        return Child(f"frontend-{next(self._numbers)}", FRONTEND, settings, self._born, self._heard, self._died)
 
     def _born(self, frontend: Child) -> None:
         frontend.send(self._regions)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Any], Awaitable[Answer]]
 MAX_AUDIT = 1000
+MOST_WORKERS = 256
 # Entries of the audit in one answer, unless a caller says otherwise.
 EXPORTED = 500
 
@@ -107,6 +108,13 @@ class ControlService(control_pb2_grpc.ControlServicer):
             raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
         found = self._operations.divergent(request.model, request.shadow, request.limit)
         return control_pb2.ListDivergentResponse(requests=found)
+
+    @_mapped
+    async def Scale(self, request: control_pb2.ScaleRequest, _: Any) -> control_pb2.ScaleResponse:  # noqa: N802
+        """Changes the number of frontends."""
+        if not 1 <= request.workers <= MOST_WORKERS:
+            raise InvalidRequest(f"workers: expected 1 to {MOST_WORKERS}, received {request.workers}")
+        return control_pb2.ScaleResponse(workers=await self._fleet.scale(request.workers))
 
     @_mapped
     async def ListAudit(  # noqa: N802
