@@ -68,6 +68,11 @@ class Pipeline:
         )
         self._intake = Intake(self.take, address)
 
+    @property
+    def trouble(self) -> str:
+        """Why it does less than it was told to; empty while all is well."""
+        return self._recorder.failure if self._recorder is not None else ""
+
     async def listen(self) -> None:
         """Opens the intake; raises OSError if it cannot listen."""
         await self._intake.open()

@@ -152,8 +152,8 @@ class Worker:
             if report != last or now - said >= SILENT_AT_MOST:
                 self._channel.send(report)
                 last, said = report, now
-            if shadow.trouble != trouble:
-                trouble = shadow.trouble
+            if (found := shadow.trouble or pipeline.trouble) != trouble:
+                trouble = found
                 self._acknowledge(plan, "ready", trouble, shadow.digest)
             if self._bound.reached:
                 await self._channel.flush()

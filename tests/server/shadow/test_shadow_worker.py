@@ -17,8 +17,10 @@ import pytest
 from onnx import TensorProto, helper
 from server.shadow.fakes import Adder, added, on_the_wire
 
-from gnomon_server.config import MirrorSettings, Settings
+from gnomon_server.config import MirrorSettings, RecordingSettings, Settings
 from gnomon_server.errors import LoadError
+from gnomon_server.shadow.recorder import Recorder
+from gnomon_server.shadow.recording import Head
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.shadow.worker import Worker
 from gnomon_server.wire import hello
@@ -71,7 +73,7 @@ class Control:
         return last
 
 
-async def started(shadow: Shadow | LoadError, plan: WorkerPlan) -> Control:
+async def started(shadow: Shadow | LoadError, plan: WorkerPlan, recorder: Recorder | None = None) -> Control:
     def load(ref: VersionRef) -> Shadow:
         assert ref == plan.version
         if isinstance(shadow, LoadError):
@@ -80,7 +82,7 @@ async def started(shadow: Shadow | LoadError, plan: WorkerPlan) -> Control:
 
     ours, theirs = socket.socketpair()
     channel = await open_parent(ours)
-    worker = Worker(await open_child(theirs.detach()), MirrorSettings(), load)
+    worker = Worker(await open_child(theirs.detach()), MirrorSettings(), load, lambda _: recorder)
     control = Control(channel, asyncio.create_task(worker.run()))
     channel.send(plan)
     return control
@@ -112,6 +114,26 @@ async def test_a_worker_acknowledges_compares_reports_and_drains(folder: Path) -
     assert (last.pairs[0].compared, last.pairs[0].disagreeing, last.queue_depth) == (10, 5, 0)
     # Each trace once.
     assert sum(len(report.traces) for report in [*reports, last]) == 5
+
+
+async def test_a_recording_that_cannot_be_written_ends_with_a_word_to_control_and_the_comparison_goes_on(
+    folder: Path,
+) -> None:
+    (folder / "file").touch()
+    recorder = Recorder(folder / "file" / "recording", RecordingSettings(True), Head("adder", 2, "sha256:adder", 1))
+    plan = plan_in(folder)
+    control = await started(Adder(), plan, recorder)
+    assert (await control.acknowledged()).version.reason == ""
+    writer = await mirror(plan.address, on_the_wire(added()))
+    while not isinstance(message := await control.channel.receive(), WorkerAck):
+        pass
+    assert message.version.state == "ready"
+    assert message.version.reason == f"recording to {folder}/file/recording ended: Not a directory"
+    control.channel.send(Drain(60))
+    last = await control.drained()
+    writer.close()
+    assert last is not None
+    assert last.pairs[0].compared == 1
 
 
 async def test_what_was_written_before_a_drain_is_still_compared(folder: Path) -> None:
