@@ -72,8 +72,10 @@ class Rig:
         """Waits until every frontend has followed and every shadow of a whole version is ready."""
         routes = self.operations.routes.values()
         keys = [(route.model, version) for route in routes for version in route.shadows]
-        await self.until(lambda: self.fleet.ready)
-        await self.until(lambda: all(self.fleet.state(*key).state in ("ready", "failed") for key in keys))
+        # Together: a shadow that becomes ready is a new plan, which the frontends have yet to follow.
+        await self.until(
+            lambda: self.fleet.ready and all(self.fleet.state(*key).state in ("ready", "failed") for key in keys)
+        )
 
 
 def use_child_program(monkeypatch: pytest.MonkeyPatch) -> None:
