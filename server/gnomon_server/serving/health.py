@@ -13,6 +13,8 @@ from gnomon_server.serving.methods import parsed
 from gnomon_server.serving.transport import Call, Methods, Stream, Unary
 
 NAME: Final = "grpc.health.v1.Health"
+# Characters; no folder, and so no model, has a longer name.
+MOST_NAME: Final = 256
 
 
 class Health:
@@ -50,7 +52,9 @@ class Health:
 
     async def _watch(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for message in messages:
-            service, last = _service(message), b""
+            # Of a longer name, the beginning is as unknown; a watch may last for days and must not hold megabytes.
+            service, last = _service(message)[:MOST_NAME], b""
+            del message
             while True:
                 # Before the answer is taken: what changes meanwhile is told in the next round.
                 changed, response, ended = self._changed, self._response(service), self._ended

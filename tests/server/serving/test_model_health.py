@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,14 +35,14 @@ def check(health: Health, service: str) -> str:
     return told(call.result)
 
 
-async def once(message: bytes) -> AsyncIterator[bytes]:
-    yield message
+async def once(message: list[bytes]) -> AsyncIterator[bytes]:
+    yield message.pop()
 
 
 def watch(health: Health, service: str) -> AsyncIterator[bytes]:
     method = health.methods()[f"{NAME}/Watch"]
     assert isinstance(method, Stream)
-    return method.handle(HeldCall(), once(asked(service)))
+    return method.handle(HeldCall(), once([asked(service)]))
 
 
 async def test_each_model_stands_for_itself() -> None:
@@ -83,3 +84,14 @@ async def test_a_watcher_hears_of_a_model_from_before_it_exists_until_the_server
     health.end()
     assert told(await anext(heard)) == "NOT_SERVING"
     assert [told(answer) async for answer in heard] == []
+
+
+async def test_a_watch_keeps_little_of_a_name_however_long_it_is() -> None:
+    health = Health(())
+    tracemalloc.start()
+    try:
+        watches = [watch(health, "x" * 1_000_000 + str(number)) for number in range(20)]
+        assert {told(await anext(heard)) for heard in watches} == {"SERVICE_UNKNOWN"}
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -58,6 +58,7 @@ class House:
             "test.House/Leave": Stream(self._leave),
             "test.House/FailLate": Stream(self._fail_late),
             "test.House/Greet": Stream(self._greet),
+            "test.House/Drop": Stream(self._drop),
         }
 
     def observe(self, ended: Sequence[tuple[Call, str]]) -> None:
@@ -108,6 +109,14 @@ class House:
         yield b"hello"
         async for message in messages:
             yield message
+
+    async def _drop(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Takes one message, lets go of it, and never ends."""
+        async for message in messages:
+            self.taken += 1
+            del message
+            await asyncio.Event().wait()
+            yield b""
 
     async def _fail_late(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         decorate(call)

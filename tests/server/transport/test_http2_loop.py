@@ -8,6 +8,7 @@ import random
 import resource
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -143,6 +144,23 @@ async def test_a_slow_reader_stops_a_stream_and_nobody_else() -> None:
             received += sum(len(event.data) for event in await slow.read() if isinstance(event, ngh2.DataReceived))
             await slow.write()
         assert house.taken == 1000
+
+
+async def test_a_stream_that_stays_open_keeps_nothing_of_the_messages_that_were_taken() -> None:
+    house = House()
+    async with serving(Http2Transport, house) as target, channel(target) as wire:
+        message = bytes(1 << 20)
+        tracemalloc.start()
+        try:
+            calls = [stream(wire, "Drop") for _ in range(20)]
+            for call in calls:
+                await call.write(message)
+            await until(lambda: house.taken == len(calls))
+            assert tracemalloc.get_traced_memory()[0] < 5 << 20
+        finally:
+            tracemalloc.stop()
+        for call in calls:
+            call.cancel()
 
 
 async def test_a_client_that_reads_no_answers_gets_no_more_of_them_until_it_does() -> None:

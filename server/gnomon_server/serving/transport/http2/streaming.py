@@ -68,7 +68,10 @@ class Streaming:
         """Yields the messages; only those that were taken make room for more."""
         while (message := await self._inbox.get()) is not None:
             self._wire.consumed(self._call.stream, message)
-            yield message
+            # Nothing here keeps what the handler lets go of, however long it takes over it.
+            given = [message]
+            del message
+            yield given.pop()
 
     async def _send(self, message: bytes) -> None:
         """Sends a message; returns once there is room for the next."""
