@@ -9,7 +9,7 @@ import grpc
 import onnx_models as models
 import pytest
 from conformance.triton_cases import CASES, DIFFERENCES
-from conformance.triton_recording import answered, recorded
+from conformance.triton_recording import Answer, answered, recorded
 from onnx import TensorProto
 from raw_calls import channel
 from servers import ServerProcess
@@ -40,6 +40,11 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
         yield opened
 
 
+def without_text(answer: Answer) -> Answer:
+    """Returns all of an answer that has to be the same."""
+    return {name: value for name, value in answer.items() if name != "text"}
+
+
 def test_every_case_is_on_file() -> None:
     assert TRITON.keys() == CASES.keys()
 
@@ -47,14 +52,14 @@ def test_every_case_is_on_file() -> None:
 @pytest.mark.parametrize("name", sorted(CASES.keys() - DIFFERENCES.keys()))
 def test_a_client_of_triton_gets_the_same(name: str, wire: grpc.Channel) -> None:
     here, there = answered(wire, CASES[name]), TRITON[name]
-    assert (here["status"], here.get("answer")) == (there["status"], there.get("answer"))
+    assert without_text(here) == without_text(there)
 
 
 def test_the_page_tells_every_difference(wire: grpc.Channel) -> None:
     rows = ["| case | Triton | gnomon | why |", "|---|---|---|---|"]
     for name, reason in DIFFERENCES.items():
         here, there = answered(wire, CASES[name]), TRITON[name]
-        assert (here["status"], here.get("answer")) != (there["status"], there.get("answer")), f"{name}: none any more"
+        assert without_text(here) != without_text(there), f"{name}: none any more"
         rows.append(f"| {name} | {there['status']} | {here['status']} | {reason} |")
     table = "\n".join(line for line in PAGE.read_text().splitlines() if line.startswith("|"))
     assert table == "\n".join(rows)

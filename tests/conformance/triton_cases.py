@@ -34,14 +34,28 @@ class Case:
         """The full name with a leading slash."""
         return SERVICE + self.method
 
+    @property
+    def streaming(self) -> bool:
+        """Whether it is a stream, on which the message is the only one."""
+        return bool(METHODS[self.method].client_streaming)
+
     def read(self, answer: bytes) -> dict[str, Any]:
-        """Returns an answer as JSON has it, without what names the server."""
+        """Returns an answer as JSON has it, without what names the server, or depends on how it runs models."""
         kind = METHODS[self.method].output_type
         message: Message = GetMessageClass(kind).FromString(answer)
         fields: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
-        if self.method in ("ServerMetadata", "ModelMetadata"):
-            for own in ("name", "version", "extensions", "platform"):
-                fields.pop(own, None)
+        match self.method:
+            case "ServerMetadata" | "ModelMetadata":
+                return {name: fields[name] for name in ("inputs", "outputs", "versions") if name in fields}
+            case "ModelConfig":
+                return {"name": fields["config"]["name"]}
+            case "ModelStatistics":
+                return {"models": sorted([one["name"], one["version"]] for one in fields["model_stats"])}
+            case "RepositoryIndex":
+                return {"models": sorted([one["name"], one["version"], one["state"]] for one in fields["models"])}
+            case "ModelStreamInfer" if "error_message" in fields:
+                # The text is the server's own.
+                return {"error": True, "id": fields["infer_response"].get("id", "")}
         return fields
 
 
@@ -98,6 +112,16 @@ GOOD = {
     "what the server is": Case("ServerMetadata", b""),
     "a model is ready": Case("ModelReady", pb.ModelReadyRequest(name="line").SerializeToString()),
     "a version is ready": Case("ModelReady", pb.ModelReadyRequest(name="line", version="1").SerializeToString()),
+    "a stream": Case("ModelStreamInfer", _with(id="one").message),
+    "a stream that asks for its end": Case(
+        "ModelStreamInfer",
+        _with(parameters=_parameters(triton_enable_empty_final_response={"bool_param": True})).message,
+    ),
+    "a model's configuration": Case("ModelConfig", pb.ModelConfigRequest(name="line").SerializeToString()),
+    "a model's statistics": Case("ModelStatistics", pb.ModelStatisticsRequest(name="line").SerializeToString()),
+    "everyone's statistics": Case("ModelStatistics", b""),
+    "the repository": Case("RepositoryIndex", b""),
+    "what of it is ready": Case("RepositoryIndex", pb.RepositoryIndexRequest(ready=True).SerializeToString()),
     "what a model takes": Case("ModelMetadata", pb.ModelMetadataRequest(name="scores").SerializeToString()),
 }
 BAD = {
@@ -162,6 +186,22 @@ BAD = {
     "metadata of an unknown version": Case(
         "ModelMetadata", pb.ModelMetadataRequest(name="line", version="99").SerializeToString()
     ),
+    "unknown model on a stream": Case("ModelStreamInfer", _with(model="nobody", id="two").message),
+    "wrong shape on a stream": Case("ModelStreamInfer", _x("FP32", [2, 5], bytes(40)).message),
+    "bytes that are no message on a stream": Case("ModelStreamInfer", b"\xff\xff\xff"),
+    "configuration of an unknown model": Case("ModelConfig", pb.ModelConfigRequest(name="x").SerializeToString()),
+    "statistics of an unknown model": Case("ModelStatistics", pb.ModelStatisticsRequest(name="x").SerializeToString()),
+    "another repository": Case("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x").SerializeToString()),
+    "loading that is not allowed": Case(
+        "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="line").SerializeToString()
+    ),
+    "unloading that is not allowed": Case(
+        "RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="line").SerializeToString()
+    ),
+    "shared memory of the system": Case("SystemSharedMemoryStatus", b""),
+    "shared memory of CUDA": Case("CudaSharedMemoryStatus", b""),
+    "settings of traces": Case("TraceSetting", b""),
+    "settings of logs": Case("LogSettings", b""),
     "bytes that are no message": Case("ModelInfer", b"\xff\xff\xff"),
     "unknown fields": Case("ModelInfer", _with().message + b"\xa2\x06\x03abc"),
 }
@@ -185,4 +225,12 @@ DIFFERENCES = {
     "classification of none": "not offered, whatever its value",
     "readiness of no name": "a field that was forgotten is a mistake in the request",
     "bytes that are no message": "the message is the client's",
+    "bytes that are no message on a stream": "the client hears of it, and may go on; Triton ends the stream with OK",
+    "statistics of an unknown model": "as every other method says it of an unknown model",
+    "loading that is not allowed": "a configuration forbids it, and trying again does not help",
+    "unloading that is not allowed": "a configuration forbids it, and trying again does not help",
+    "shared memory of the system": "not offered",
+    "shared memory of CUDA": "not offered",
+    "settings of traces": "not offered; OpenTelemetry's standard variables say what is traced",
+    "settings of logs": "not offered",
 }

@@ -24,11 +24,19 @@ Answer = dict[str, Any]
 def answered(wire: grpc.Channel, case: Case) -> Answer:
     """Makes one call; returns its status, its text, and the answer if there is one."""
     try:
+        if case.streaming:
+            return {"status": "OK", "answers": [case.read(each) for each in streamed(wire, case)]}
         answer = sent(wire, case.path, case.message)
     except grpc.RpcError as raised:
         error: Any = raised
         return {"status": error.code().name, "text": error.details()}
     return {"status": "OK", "answer": case.read(answer)}
+
+
+def streamed(wire: grpc.Channel, case: Case) -> list[bytes]:
+    """Makes a stream of one message; returns what comes back."""
+    begun: Any = wire.stream_stream(case.path)
+    return list(begun(iter([case.message]), timeout=30))
 
 
 def recorded() -> dict[str, Answer]:
