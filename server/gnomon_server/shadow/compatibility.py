@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final, NamedTuple
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.outline import Outline
 
-# A client may vary its shapes without end.
+# A client may vary its shapes without end, and add to its tensors what nobody knows.
 REMEMBERED: Final = 1024
+MOST_BYTES: Final = 4096
 
 
 class Tensor(NamedTuple):
@@ -57,12 +59,13 @@ class Fits:
         self._decided: dict[Hashable, Fit] = {}
         # A number for each group, since it is cheaper to compare than what it stands for.
         self._groups: dict[Hashable, int] = {}
+        self._numbers = count()
 
     def of(self, request: Outline, response: Outline) -> Fit:
         """Returns how a request and its answer fit; raises DecodeError if a tensor is not well formed."""
         inputs, outputs = tuple(request.tensors), tuple(response.tensors)
         raw_inputs, raw_outputs = len(request.raw) == len(inputs), len(response.raw) == len(outputs)
-        if not (raw_inputs and raw_outputs):
+        if not (raw_inputs and raw_outputs) or sum(map(len, inputs)) > MOST_BYTES:
             # Typed contents are part of the tensors, so that they would hardly ever be seen again.
             return self._decide(inputs, outputs, raw_inputs, raw_outputs)
         key = (inputs, outputs)
@@ -85,7 +88,12 @@ class Fits:
         fit = decide(layout, self._signature, self._coalescable)
         if fit.group is None:
             return fit
-        return replace(fit, group=self._groups.setdefault(fit.group, len(self._groups)))
+        if fit.group not in self._groups:
+            if len(self._groups) >= REMEMBERED:
+                self._groups.clear()
+            # Never one that was given before: what waits for its run may still have it.
+            self._groups[fit.group] = next(self._numbers)
+        return replace(fit, group=self._groups[fit.group])
 
 
 def decide(layout: Layout, signature: Signature, coalescable: bool) -> Fit:

@@ -8,7 +8,7 @@ from server.shadow.fakes import request_of, response_of
 
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow import outline
-from gnomon_server.shadow.compatibility import Fits, Layout, Tensor, decide
+from gnomon_server.shadow.compatibility import REMEMBERED, Fits, Layout, Tensor, decide
 
 SIGNATURE = Signature(
     (
@@ -121,3 +121,17 @@ def test_requests_group_by_everything_but_their_rows() -> None:
     assert first == fit_of(fits, 5) == fit_of(fits, 1)
     assert fit_of(fits, 1, width=3) != first
     assert fit_of(fits, 1, typed=True) == fit_of(fits, 2, typed=True) != first
+
+
+FREE = Signature((TensorSpec("x", "UINT8", (-1, -1)),), (TensorSpec("y", "UINT8", (-1, -1)),))
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_clients_cannot_make_the_decisions_grow_for_ever(typed: bool) -> None:
+    fits, groups = Fits(FREE, coalescable=True), []
+    for width in (*range(1, 2 * REMEMBERED), 1):
+        tensor = np.zeros((1, width), np.uint8)
+        request, response = request_of({"x": tensor}, typed), response_of({"y": tensor}, typed)
+        groups.append(fits.of(outline.of_request(request), outline.of_response(response)).group)
+    assert len(set(groups)) == len(groups) == 2 * REMEMBERED
+    assert max(len(fits._groups), len(fits._decided)) <= REMEMBERED
