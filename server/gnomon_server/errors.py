@@ -19,11 +19,14 @@ The status is a name of grpc.StatusCode, kept as text so that only the transport
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import ClassVar, Final
 
 # Longest text of a client that an error repeats.
 QUOTED: Final = 64
+# Most names that an error lists.
+LISTED: Final = 16
 
 
 class GnomonError(Exception):
@@ -114,3 +117,9 @@ def quoted(text: str) -> str:
     """Returns a client's text as it may stand in an error: ASCII, escaped, cut."""
     cut = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
     return f"'{ascii(cut)[1:-1]}'"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as they may stand in an error: ASCII, and of many the first ones."""
+    shown = ascii(list(names[:LISTED]))
+    return shown if len(names) <= LISTED else f"{shown[:-1]}, and {len(names) - LISTED} more]"

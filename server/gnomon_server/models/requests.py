@@ -7,6 +7,7 @@ expected and received.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array, TensorError
-from gnomon_server.errors import InvalidRequest, NotOffered, quoted
+from gnomon_server.errors import LISTED, InvalidRequest, NotOffered, listed, quoted
 from gnomon_server.models import parameters, weight
 from gnomon_server.models.signature import Signature, TensorSpec
 
@@ -63,8 +64,8 @@ def output_names(request: pb.ModelInferRequest, signature: Signature, model: str
     for output in request.outputs:
         shown = f"{where}: output {quoted(output.name)}"
         if output.name not in signature.output_names:
-            expected = list(signature.output_names)
-            raise InvalidRequest(f"{shown}: expected one of {expected}, received {quoted(output.name)}")
+            known = listed(signature.output_names)
+            raise InvalidRequest(f"{shown}: expected one of {known}, received {quoted(output.name)}")
         if output.name in names:
             raise InvalidRequest(f"{shown}: expected once, received 2 times")
         for parameter in output.parameters:
@@ -121,16 +122,18 @@ def decode_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
 
 
 def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
-    names = [tensor.name for tensor in request.inputs]
-    for name in names:
+    names = Counter(tensor.name for tensor in request.inputs)
+    for name, count in names.items():
         if name not in signature.input_specs:
-            known = [spec.name for spec in signature.inputs]
+            known = listed([spec.name for spec in signature.inputs])
             raise InvalidRequest(f"input {quoted(name)}: expected one of {known}, received {quoted(name)}")
-        if names.count(name) > 1:
-            raise InvalidRequest(f"input {quoted(name)}: expected once, received {names.count(name)} times")
+        if count > 1:
+            raise InvalidRequest(f"input {quoted(name)}: expected once, received {count} times")
     expected = [spec.name for spec in signature.required]
-    if not set(expected).issubset(names):
-        raise InvalidRequest(f"expected inputs {expected}, received {names}")
+    missing = [name for name in expected if name not in names]
+    if missing:
+        also = f"; missing are {listed(missing)}" if len(expected) > LISTED else ""
+        raise InvalidRequest(f"expected inputs {listed(expected)}, received {listed(list(names))}{also}")
     raw = len(request.raw_input_contents)
     if raw and raw != len(names):
         raise InvalidRequest(f"expected {len(names)} raw_input_contents, one per input, received {raw}")
@@ -153,22 +156,22 @@ def _arrays(request: pb.ModelInferRequest, signature: Signature) -> dict[str, Ar
                 raise TensorError("expected raw_input_contents or contents, received neither")
             inputs[spec.name] = tensors.to_text(array) if spec.datatype == "BYTES" else array
         except TensorError as error:
-            raise InvalidRequest(f"input '{spec.name}': {error}") from None
+            raise InvalidRequest(f"input {spec.name!a}: {error}") from None
     return inputs
 
 
 def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec) -> tuple[int, ...]:
     for parameter in tensor.parameters:
         if parameter.startswith("shared_memory_"):
-            raise NotOffered(f"input '{spec.name}': shared memory is not offered")
+            raise NotOffered(f"input {spec.name!a}: shared memory is not offered")
     if tensor.datatype != spec.datatype:
         received = tensor.datatype if tensor.datatype in tensors.DATATYPES else quoted(tensor.datatype)
-        raise InvalidRequest(f"input '{spec.name}': expected datatype {spec.datatype}, received {received}")
+        raise InvalidRequest(f"input {spec.name!a}: expected datatype {spec.datatype}, received {received}")
     shape = tuple(tensor.shape)
     if not spec.accepts(shape):
         given = " with every dimension given" if any(dim < 0 for dim in shape) else ""
         shown = str(list(shape[:16])) if len(shape) <= 16 else f"{len(shape)} dimensions"
-        raise InvalidRequest(f"input '{spec.name}': expected {spec.expected}{given}, received {shown}")
+        raise InvalidRequest(f"input {spec.name!a}: expected {spec.expected}{given}, received {shown}")
     return shape
 
 
@@ -176,7 +179,7 @@ def _check_batch(inputs: Mapping[str, Array], signature: Signature, max_rows: in
     sizes = {name: len(array) for name, array in inputs.items() if not signature.input_specs[name].optional}
     (first, size), *others = sizes.items()
     if max_rows and size > max_rows:
-        raise InvalidRequest(f"input '{first}': expected batch <= {max_rows}, received {size}")
+        raise InvalidRequest(f"input {first!a}: expected batch <= {max_rows}, received {size}")
     for name, other in others:
         if other != size:
-            raise InvalidRequest(f"input '{name}': expected batch {size} as in '{first}', received {other}")
+            raise InvalidRequest(f"input {name!a}: expected batch {size} as in {first!a}, received {other}")

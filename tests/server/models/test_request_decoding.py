@@ -17,6 +17,7 @@ from gnomon_server.errors import QUOTED, GnomonError, InvalidRequest, NotOffered
 from gnomon_server.models import requests
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.answers import varint
+from gnomon_server.serving.transport import MOST_TEXT
 
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("s", "BYTES", (-1,))),
@@ -91,6 +92,19 @@ def test_checks_come_in_their_order() -> None:
     message.inputs[0].shape[:] = [2, 2]
     message.raw_input_contents[0] = tensors.to_raw(X)
     assert decoded(message)["s"].tolist() == ["a", "ü"]
+
+
+def test_of_many_inputs_the_missing_ones_are_named_in_ascii() -> None:
+    names = [f"größe {number}" for number in range(300)]
+    many = Signature(tuple(TensorSpec(name, "FP32", (1,)) for name in names), SIGNATURE.outputs)
+    message = request("many", dict.fromkeys(names[:-1], np.ones(1, np.float32)))
+    with pytest.raises(InvalidRequest) as raised:
+        requests.decode_inputs(message, many, "many", 1)
+    text = str(raised.value)
+    assert text.isascii()
+    assert len(text) <= MOST_TEXT
+    assert r"expected inputs ['gr\xf6\xdfe 0', " in text
+    assert text.endswith(r", and 283 more]; missing are ['gr\xf6\xdfe 299']")
 
 
 @given(st.text(max_size=200))
