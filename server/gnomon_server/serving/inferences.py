@@ -64,8 +64,9 @@ class Inferences:
             inference = Inference(call, request_id, layout, raw, None, call.time_remaining())
         else:
             inference = self._parsed(call)
-        now = time.perf_counter()
-        inference.reading, self._read = now - max(call.start, self._read), now
+        now, before = time.perf_counter(), self._read
+        inference.reading = now - (max(before, call.start))
+        self._read = now
         try:
             self._execution.submit(inference)
         except GnomonError as error:
