@@ -143,6 +143,28 @@ const calls = {
     return { code: seen.code, details: seen.details, numbers: seen.answer && floats(seen.answer) };
   },
 
+  async streamed() {
+    return new Promise((resolve) => {
+      const seen = { answers: [] };
+      const stream = client.ModelStreamInfer();
+      stream.on('data', ({ error_message: error, infer_response: answer }) => {
+        const final = answer.parameters.triton_final_response.bool_param;
+        seen.answers.push(error ? [answer.id, error, final] : [answer.id, floats(answer), final]);
+      });
+      stream.on('status', (status) => resolve({ ...seen, code: status.code }));
+      for (let n = 0; n < 100; n += 1) stream.write(request(n === 7 ? 'nobody' : 'line', [n, n, n], { id: String(n) }));
+      stream.end();
+    });
+  },
+
+  async counted() {
+    const before = await invoke({ name: 'line' }, { method: 'ModelStatistics' });
+    await Promise.all([1, 2, 3].map((n) => invoke(request('line', [n, n, n]))));
+    const after = await invoke({ name: 'line' }, { method: 'ModelStatistics' });
+    const count = ({ answer }) => answer.model_stats[0].inference_stats.success.count;
+    return count(after) - count(before);
+  },
+
   async connections() {
     const own = Array.from({ length: 20 }, (_, index) => index);
     const clients = own.map(() => new service(address, credentials, { 'grpc.use_local_subchannel_pool': 1 }));

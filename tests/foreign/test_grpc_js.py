@@ -49,6 +49,16 @@ def test_grpc_js_gets_its_own_answer_on_each_of_20_connections(saw: Any) -> None
     assert saw["connections"] == [2 * own for own in range(20)]
 
 
+def test_grpc_js_streams_requests_and_gets_each_answer_in_its_place(saw: Any) -> None:
+    expected: list[Any] = [[str(number), [2 * number] * 3, True] for number in range(100)]
+    expected[7] = ["7", "NOT_FOUND: model 'nobody' not found", True]
+    assert saw["streamed"] == {"answers": expected, "code": 0}
+
+
+def test_grpc_js_reads_statistics(saw: Any) -> None:
+    assert saw["counted"] == 3
+
+
 @pytest.mark.parametrize(
     ("mistake", "code", "words"),
     [
