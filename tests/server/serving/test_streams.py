@@ -13,8 +13,10 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_calls import output, request
-from server.serving.fakes import Doubler, Reader, shadow
+from server.serving.fakes import Doubler, HeldCall, Reader, shadow
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.serving.feed import Feed
@@ -22,7 +24,7 @@ from gnomon_server.serving.inferences import Inferences
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.streams import MOST_BYTES, MOST_REQUESTS, Streams
-from gnomon_server.serving.transport import Transport
+from gnomon_server.serving.transport import Stream, Transport
 from gnomon_server.serving.transport.grpcio import GrpcioTransport
 from gnomon_server.serving.transport.http2 import Http2Transport
 from gnomon_server.telemetry.sampling import Sampler
@@ -318,3 +320,53 @@ async def test_requests_of_a_stream_are_counted_mirrored_and_traced_like_others(
         (stream.trace_id, stream.span_id, "fast")
     ] * 3
     assert {one.span_id for one in requests} == {found.span_id for found in received}
+
+
+VALID = asked().SerializeToString()
+MESSAGES = st.lists(
+    st.one_of(
+        st.just(VALID),
+        st.binary(max_size=40),
+        st.integers(0, len(VALID)).map(lambda end: VALID[:end]),
+        st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)).map(
+            lambda change: VALID[: change[0]] + bytes([change[1]]) + VALID[change[0] + 1 :]
+        ),
+    ),
+    max_size=20,
+)
+
+
+def test_whatever_bytes_come_each_message_has_one_answer_and_the_stream_goes_on() -> None:
+    async def messages(given: list[bytes]) -> AsyncIterator[bytes]:
+        for message in given:
+            yield message
+
+    async def answers(bench: Bench, given: list[bytes]) -> list[pb.ModelStreamInferResponse]:
+        method = bench.streams.methods("s")["s/ModelStreamInfer"]
+        assert isinstance(method, Stream)
+        async with asyncio.timeout(30):
+            return [
+                pb.ModelStreamInferResponse.FromString(answer)
+                async for answer in method.handle(HeldCall(), messages(given))
+            ]
+
+    async def made() -> Bench:
+        return Bench()
+
+    with asyncio.Runner() as runner:
+        bench = runner.run(made())
+
+        @given(MESSAGES)
+        @settings(deadline=None)
+        def check(given: list[bytes]) -> None:
+            found = runner.run(answers(bench, given))
+            assert len(found) == len(given)
+            for message, answer in zip(given, found, strict=True):
+                status = answer.error_message.partition(":")[0]
+                assert status in ("", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")
+                assert message != VALID or not status
+            assert bench.inferences.in_flight == 0
+            assert bench.streams._held._bytes == 0
+
+        check()
+        bench.inferences.close()
