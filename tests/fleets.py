@@ -18,7 +18,7 @@ from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store import AuditEntry, AuditRecord
+from gnomon_server.control.store import AuditEntry, AuditRecord, Shared
 from gnomon_server.control.store.sqlite import SqliteStore
 from gnomon_server.errors import GnomonError
 from gnomon_server.wire.messages import VersionRef
@@ -33,6 +33,22 @@ class FailingStore(SqliteStore):
         if self.error is not None:
             raise self.error
         return super().change(after, entry)
+
+
+class SharedStore(FailingStore):
+    """A store that another server changes too, as a test says; it decides unless this one leads."""
+
+    shared = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.elsewhere: dict[str, Route] = {}
+        self.leads = False
+
+    def sync(self) -> Shared:
+        if self.error is not None:
+            raise self.error
+        return Shared(self.elsewhere, self.leads)
 
 
 @dataclass
@@ -87,12 +103,17 @@ def use_child_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path, workers: int = 1, here: set[tuple[str, int]] | None = None) -> AsyncIterator[Rig]:
+async def running(
+    folder: Path,
+    workers: int = 1,
+    here: set[tuple[str, int]] | None = None,
+    kind: type[FailingStore] = FailingStore,
+) -> AsyncIterator[Rig]:
     """Runs a fleet on these versions, after the first look at them."""
     settings = Settings(
         workers=workers, grace=5.0, policy=Policy(tolerance=0.5, min_requests=10, min_duration=0, block=1)
     )
-    shelf, store, ledger = Shelf(here if here is not None else {("m", 1)}), FailingStore(folder), Ledger()
+    shelf, store, ledger = Shelf(here if here is not None else {("m", 1)}), kind(folder), Ledger()
     fleet = Fleet(settings, ledger, lambda _, __: None)
     operations = Operations(settings, store, ledger, fleet, shelf)
     fleet.start()

@@ -139,8 +139,8 @@ def switch(control: Control, timeline: Timeline) -> None:
 
 def switched_under_load(server: ServerProcess, switches: int, threads: int) -> tuple[Senders, Timeline]:
     """Returns what many switches under full load left: every answer, every failure, and what was allowed when."""
-    timeline = Timeline(VERSIONS[0])
     with server.control() as control, Senders(server.grpc, threads) as senders:
+        timeline = Timeline(route(control).primary)
         for _ in range(switches):
             switch(control, timeline)
     return senders, timeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     with ExitStack() as stack:
         found = Pair(tmp_path, stack.enter_context(Database()))
         stack.callback(found.cable.close)
+        # Both at once: they agree on who gives the versions their roles.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, found.servers))
         for server in found.servers:
-            stack.enter_context(server)
             found.controls.append(stack.enter_context(server.control()))
         yield found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import switching
@@ -12,9 +11,9 @@ from servers import ServerProcess
 from switching import Seen, Timeline
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with switching.serve(tmp_path) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with switching.serve(tmp_path_factory.mktemp("switching")) as running:
         yield running
 
 

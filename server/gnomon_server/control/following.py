@@ -49,7 +49,8 @@ class Following:
         before = self._desired.routes.get(route.model, Route(route.model))
         # What is older than the route here was read before this server itself changed it.
         if route.generation > before.generation:
-            fresh = route.primary not in (before.primary, before.previous)
+            # Where nothing answers yet, nothing can go on answering while the primary is loaded.
+            fresh = before.primary and route.primary not in (before.primary, before.previous)
             if fresh and (route.model, route.primary) in self._desired.refs:
                 await self._desired.warm(route.model, route.primary)
             await self._desired.apply(route)
