@@ -56,6 +56,11 @@ triton: $(VENV)/.dev $(TRITON)/.done  ## record anew what a real Triton answers,
 	$(VENV)/bin/python tests/conformance/triton_recording.py
 	$(VENV)/bin/pytest tests/conformance/test_as_triton.py
 
+.PHONY: zero-loss
+zero-loss: $(VENV)/.dev  ## 1,000 switches under full load, and 200 times kill -9 in the middle of one; 20 minutes
+	PYTHONPATH=tests $(VENV)/bin/python benchmarks/zero_loss.py
+	PYTHONPATH=tests $(VENV)/bin/python benchmarks/replicas.py
+
 .PHONY: rules
 rules:  ## check and try the alert rules with promtool; needs Debian's prometheus
 	promtool check rules docs/prometheus/gnomon.rules.yml
