@@ -75,7 +75,7 @@ COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes 
 lock:  ## resolve the lock files anew
 	$(COMPILE) pyproject.toml --all-extras --group dev -o locks/dev.lock
 	$(COMPILE) pyproject.toml --all-extras -c locks/dev.lock -o locks/run.lock
-	$(COMPILE) pyproject.toml --extra server -c locks/dev.lock -o locks/server.lock
+	$(COMPILE) pyproject.toml --extra server --extra postgres -c locks/dev.lock -o locks/server.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group receiver -o locks/receiver.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --no-deps --group onnx -o locks/onnx.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group foreign -o locks/foreign.lock
