@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import ngh2
 import pytest
+import uvloop
 from server.transport.peer import PREFACE, frame, framed, headers
 from server.transport.rooms import LIMIT, MAKERS, House, Maker, channel, serving, status, stream, unary, until
 
@@ -278,6 +279,31 @@ async def test_a_flood_of_pings_is_answered_with_a_reason_and_the_end() -> None:
         events = await client.ended()
         goaway = [event for event in events if isinstance(event, ngh2.GoAwayReceived)]
         assert goaway[0].debug_data == b"too_many_pings"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_client_that_is_reset_as_it_speaks_leaves_nothing_behind(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def check() -> None:
+        house = House()
+        async with serving(Http2Transport, house) as target:
+            before = files()
+            for length in (1, 10, len(PREFACE)):
+                with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as link:
+                    # So that the server finds the bytes and the reset at once.
+                    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    await asyncio.sleep(0.01)
+                    link.sendall(PREFACE[:length])
+            await until(lambda: files() == before)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(check())
+
+
+def files() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that counts
 
 
 async def test_without_file_descriptors_nothing_is_lost_but_time() -> None:

@@ -109,6 +109,22 @@ class Connection:
         if old or idle:
             self.retire()
 
+    def probe(self) -> None:
+        """Closes the connection if its client has vanished.
+
+        uvloop tells of a reset only once, and not of what came before it: who reads that hears no more.
+        """
+        if self._closed:
+            return
+        try:
+            gone = not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            self.close()
+
     def _write(self) -> None:
         more = True
         while more or self._unsent:

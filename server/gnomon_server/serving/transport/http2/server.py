@@ -29,8 +29,9 @@ RECEIVE: Final = 256 << 10
 ACCEPT: Final = 64
 # Seconds until the next attempt, once no connection can be taken for want of file descriptors.
 RECOVER: Final = 0.2
-# Seconds between two looks at the connections' times.
+# Seconds between two looks at the connections' times, and looks in which each connection has its turn to be probed.
 SWEEP: Final = 0.5
+TURNS: Final = 20
 
 
 class Http2Transport:
@@ -67,13 +68,17 @@ class Http2Transport:
         self._draining = False
         self._empty = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
+        limits = self._limits
+        self._timed = tls is not None or limits.idle_seconds is not None or limits.age_seconds is not None
+        # Connections that have their turn in this round, and how many of them have it at once.
+        self._round: list[Connection] = []
+        self._share = 0
 
     async def start(self) -> int:
         """Begins to listen; returns the port (1 for a Unix socket), raises InvalidRequest if the address is taken."""
         self._listener = listen(self._address)
         self._loop.add_reader(self._listener, self._accept)
-        if self._tls is not None or self._limits.idle_seconds is not None or self._limits.age_seconds is not None:
-            self._sweep()
+        self._sweep()
         # A Unix socket has no port; what grpc says then is kept.
         return 1 if self._listener.family == socket.AF_UNIX else int(self._listener.getsockname()[1])
 
@@ -156,7 +161,18 @@ class Http2Transport:
         return tls.value
 
     def _sweep(self) -> None:
-        now = self._loop.time()
-        for connection in tuple(self._connections):
-            connection.check(now)
+        if self._timed:
+            now = self._loop.time()
+            for connection in tuple(self._connections):
+                connection.check(now)
+        self._probe()
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    def _probe(self) -> None:
+        """Looks for clients that have vanished, at some of the connections, so that nobody waits for it."""
+        if not self._round:
+            self._round = list(self._connections)
+            self._share = -(-len(self._round) // TURNS)
+        for connection in self._round[-self._share :]:
+            connection.probe()
+        del self._round[-self._share :]
