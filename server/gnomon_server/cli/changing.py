@@ -10,6 +10,9 @@ from gnomon_server.cli.screen import add_command, add_control, add_json, control
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
 
+# A new frontend loads every version before it answers.
+SCALE_SECONDS = 150.0
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds the commands."""
@@ -77,7 +80,7 @@ def run_rollback(arguments: argparse.Namespace) -> int:
 def run_scale(arguments: argparse.Namespace) -> int:
     """Changes the number of frontends."""
     with control(arguments) as server:
-        scaled = server.scale(arguments.workers)
+        scaled = server.scale(arguments.workers, timeout=SCALE_SECONDS)
     if arguments.json:
         say_json(scaled)
     else:

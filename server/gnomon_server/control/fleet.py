@@ -190,27 +190,26 @@ class Fleet:
             return VersionState(model, version, LOADING)
         return states[0]
 
-    async def scale(self, workers: int) -> int:
+    async def scale(self, workers: int, seconds: float) -> int:
         """Makes it so many frontends and returns their number; those that leave finish their calls first.
 
-        Returns once the new ones answer; raises NotReady if one does not within the grace, and leaves the old number.
+        Returns once the new ones answer; raises NotReady if one does not in time, and leaves the old number.
         """
-        grace = self._settings.grace
         async with self._scaling:
             self._joining = [self._frontend() for _ in range(workers - len(self._frontends))]
             for frontend in self._joining:
                 frontend.start()
             try:
-                async with self._heard_of, asyncio.timeout(grace):
+                async with self._heard_of, asyncio.timeout(seconds):
                     await self._heard_of.wait_for(lambda: self._acks.keys() >= set(self._joining))
             except TimeoutError:
                 leaving, self._joining = self._joining, []
                 await asyncio.gather(*(frontend.kill() for frontend in leaving))
-                raise NotReady(f"not every new frontend answered within {grace:g} s") from None
+                raise NotReady(f"not every new frontend answered within {seconds:g} s") from None
             leaving = self._frontends[workers:]
             self._frontends = [*self._frontends[:workers], *self._joining]
             self._joining = []
-            await asyncio.gather(*(frontend.drain(grace) for frontend in leaving))
+            await asyncio.gather(*(frontend.drain(self._settings.grace) for frontend in leaving))
             return len(self._frontends)
 
     async def stop(self, grace: float) -> None:

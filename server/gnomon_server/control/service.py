@@ -30,6 +30,8 @@ Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Any], Awaitable[Answer]]
 MAX_AUDIT = 1000
 MOST_WORKERS = 256
+# In which a new frontend has loaded every version that it is to hold.
+START_SECONDS = 120.0
 # Entries of the audit in one answer, unless a caller says otherwise.
 EXPORTED = 500
 
@@ -114,7 +116,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Changes the number of frontends."""
         if not 1 <= request.workers <= MOST_WORKERS:
             raise InvalidRequest(f"workers: expected 1 to {MOST_WORKERS}, received {request.workers}")
-        return control_pb2.ScaleResponse(workers=await self._fleet.scale(request.workers))
+        return control_pb2.ScaleResponse(workers=await self._fleet.scale(request.workers, START_SECONDS))
 
     @_mapped
     async def ListAudit(  # noqa: N802

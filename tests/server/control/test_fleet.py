@@ -48,12 +48,12 @@ async def test_a_frontend_that_dies_returns_with_the_newest_plan_and_its_counts_
 
 async def test_frontends_come_and_go_and_the_counts_of_those_that_left_stay(tmp_path: Path) -> None:
     async with fleets.running(tmp_path) as rig:
-        assert await rig.fleet.scale(3) == 3
+        assert await rig.fleet.scale(3, 60) == 3
         assert rig.fleet.ready
         assert sorted(rig.fleet.pids) == ["frontend-0", "frontend-1", "frontend-2"]
         await rig.until(lambda: calls(rig) == 3)
         leaving = [psutil.Process(rig.fleet.pids[name]) for name in ("frontend-1", "frontend-2")]
-        assert await rig.fleet.scale(1) == 1
+        assert await rig.fleet.scale(1, 60) == 1
         assert [process.is_running() for process in leaving] == [False, False]
         assert sorted(rig.fleet.pids) == ["frontend-0"]
         assert calls(rig) == 3
@@ -66,7 +66,7 @@ async def test_a_fleet_stays_ready_while_a_frontend_is_on_its_way(
     async with fleets.running(tmp_path) as rig:
         # What starts from now on never says that it answers.
         monkeypatch.setattr(fleet, "FRONTEND", "this.module.is.not.there")
-        scaling = asyncio.create_task(rig.fleet.scale(2))
+        scaling = asyncio.create_task(rig.fleet.scale(2, 2))
         await asyncio.sleep(0)
         assert rig.fleet.ready
         with pytest.raises(NotReady, match="not every new frontend answered"):
