@@ -137,7 +137,7 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Whole = 100
     keep_bytes: Bytes = 4 << 20
     keep_seconds: Positive = 86400.0
-    # Inputs and outputs of which no value is kept, by name.
+    # Inputs and outputs of which no value is kept, nor any segment found, by name.
     redact: tuple[str, ...] = ()
     # Rows among which slices of the input space are sought that hold the disagreement; 0: none are sought.
     segment_rows: Whole = 20_000

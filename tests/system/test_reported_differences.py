@@ -174,7 +174,7 @@ def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Co
     first = report.segments.segments[0]
     (condition,) = first.conditions
     assert condition.startswith(("x[0] >= 0.9", "x[0] >= 0.8"))
-    assert first.disagreements > 0.8
+    assert first.disagreements > 0.6
     assert len(first.trace_ids) == 3
     requests = control.divergent("steps").requests
     assert 0 < len(requests) <= 100

@@ -32,9 +32,9 @@ class Differences:
 
     def __init__(self, settings: CompareSettings) -> None:
         self._reservoir = Reservoir(settings)
-        self._most = settings.segment_rows
+        self._most, self._redacted = settings.segment_rows, frozenset(settings.redact)
         self._primary = 0
-        self._rows = Rows(self._most)
+        self._rows = Rows(self._most, self._redacted)
         self._searches = 0
         # Rows that had been seen at the last search, and at the last look.
         self._searched, self._looked = 0, 0
@@ -49,7 +49,8 @@ class Differences:
             return
         primary = compared.batch.requests[0].record.primary
         if primary != self._primary:
-            self._primary, self._rows, self._searched, self._searches = primary, Rows(self._most), 0, 0
+            self._primary, self._rows = primary, Rows(self._most, self._redacted)
+            self._searched, self._searches = 0, 0
         self._rows.settle(compared)
 
     def kept(self) -> tuple[KeptRequest, ...]:

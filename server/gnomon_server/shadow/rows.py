@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gnomon_protos.tensors import Array, widened
 from gnomon_server.shadow.comparators import Flags, Floats
 from gnomon_server.shadow.comparing import Compared
 
-# Columns of the inputs that are looked at, the first ones.
+# Columns of the inputs that are looked at, the first ones, and characters of a text: wide inputs would fill the memory.
 COLUMNS: Final = 64
+CHARACTERS: Final = 64
 
 
 class Rows:
     """At most `most` rows, half of them such as disagree; each kind is thinned at random as it outgrows its half."""
 
-    def __init__(self, most: int, seed: int | None = None) -> None:
+    def __init__(self, most: int, redacted: Collection[str] = (), seed: int | None = None) -> None:
+        self._redacted = redacted
         self._random = np.random.default_rng(seed)
         self._strata = tuple(_Stratum(most // 2) for _ in range(2))
         # Rows that were offered.
@@ -33,14 +36,13 @@ class Rows:
         differ = np.logical_or.reduce(list(compared.disagreements.values()))
         lots, halves = self._random.random(len(differ)), self._random.random(len(compared.batch.requests)) < 0.5
         self.seen += len(differ)
-        inputs = {name: array for name, array in compared.values.inputs.items() if array.ndim <= 2}
         for stratum, mine in zip(self._strata, (~differ, differ), strict=True):
             rows = np.flatnonzero(mine & (lots < stratum.share))
             if not len(rows):
                 continue
             owners = np.repeat(np.arange(len(halves)), compared.batch.rows)[rows]
             traces = [compared.batch.requests[owner].record.trace_id for owner in owners]
-            held = {name: array[rows] for name, array in inputs.items()}
+            held = _held(compared.values.inputs, rows, self._redacted)
             stratum.add(_Part(lots[rows], halves[owners], np.array(traces, object), held))
 
     @property
@@ -119,12 +121,25 @@ class _Stratum:
             self.size = sum(len(one.lots) for one in self.parts)
 
 
+def _held(inputs: Mapping[str, Array], rows: NDArray[np.intp], redacted: Collection[str]) -> dict[str, Array]:
+    """Returns some rows of the inputs that are columns, as far as there is room for them."""
+    held, room = {}, COLUMNS
+    for name, array in inputs.items():
+        if array.ndim > 2 or name in redacted or not room:
+            continue
+        part = array.reshape(len(array), prod(array.shape[1:]))[rows, :room]
+        if part.dtype.kind == "O":
+            part = np.array([str(text)[:CHARACTERS] for text in part.flat], object).reshape(part.shape)
+        held[name] = part
+        room -= part.shape[1]
+    return held
+
+
 def _columns(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns [n] or [n, F] inputs column by column: numbers as float64[n], text as object[n]."""
+    """Returns [n, F] inputs column by column: numbers as float64[n], text as object[n]."""
     columns: dict[str, Array] = {}
     for name, array in inputs.items():
-        rows = widened(array.reshape(len(array), prod(array.shape[1:])))
-        rows = rows if rows.dtype.kind == "O" else rows.astype(np.float64)
-        for index in range(min(rows.shape[1], COLUMNS - len(columns))):
+        rows = array if array.dtype.kind == "O" else widened(array).astype(np.float64)
+        for index in range(rows.shape[1]):
             columns[name if rows.shape[1] == 1 else f"{name}[{index}]"] = rows[:, index]
     return columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -16,11 +17,11 @@ from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.batching import Batch, parse
 from gnomon_server.shadow.choice import choose
-from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.comparing import Compared, Values
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.reservoir import ROWS, TENSOR_BYTES
-from gnomon_server.shadow.rows import Rows
+from gnomon_server.shadow.rows import CHARACTERS, COLUMNS, Rows
 from gnomon_server.shadow.trial import Trial
 from gnomon_server.wire.messages import KeptRequest, KeptTensor, WorkerReport
 from gnomon_server.wire.record import Record
@@ -149,10 +150,32 @@ async def test_a_segment_of_the_traffic_is_named(executor: ThreadPoolExecutor) -
     assert search.disagreeing == pytest.approx(3000 * 0.0968, rel=0.3)
     found = search.found[0]
     assert found.conditions[0].startswith("x[1] >= 1.")
-    assert found.disagreements > 0.9
+    # The decile lies beside the limit, somewhere else for each way to halve the rows.
+    assert found.disagreements > 0.7
     assert found.rate > 0.8
-    assert found.rate_outside < 0.02
+    assert found.rate_outside < 0.05
     assert len(found.trace_ids) == 3
+
+
+def test_wide_inputs_and_long_texts_are_cut_and_redacted_ones_left_out() -> None:
+    found = compared_batch(0, 10, 0.5)
+    values = Values(
+        {
+            "secret": np.ones((10, 1)),
+            "image": np.ones((10, 8, 8)),
+            "text": np.array(["x" * 1000] * 10, object),
+            "wide": np.ones((10, 200), np.float32),
+            "late": np.ones((10, 1)),
+        },
+        {},
+        {},
+    )
+    rows = Rows(100, ["secret"])
+    rows.settle(replace(found, values=values))
+    sample = rows.snapshot()
+    assert sample is not None
+    assert list(sample.features) == ["text", *(f"wide[{index}]" for index in range(COLUMNS - 1))]
+    assert set(sample.features["text"]) == {"x" * CHARACTERS}
 
 
 def compared_batch(seed: int, rows: int, share: float) -> Compared:
