@@ -22,18 +22,18 @@ def traffic(seed: int, rows: int = 8_000) -> tuple[np.random.Generator, dict[str
 @pytest.mark.parametrize("seed", range(20))
 def test_a_planted_segment_is_named_first(seed: int) -> None:
     generator, features = traffic(seed)
-    planted = (features["carrier"] == "HA") & (features["distance"] >= 2000)
+    planted = (features["carrier"] == "HA") & (features["distance"] >= 1830)
     differ = (generator.random(8_000) < 0.005) | planted
     found = search(features, differ, generator.random(8_000) < 0.5, LEVEL)
     assert found
     assert found[0].conditions[0] == "carrier = 'HA'"
     assert found[0].conditions[1].startswith("distance >= ")
+    # The limit is found although no decile falls on it.
     both = np.count_nonzero(found[0].rows & planted)
-    # Deciles do not fall on the border of what was planted.
-    assert both / np.count_nonzero(found[0].rows | planted) > 0.75
+    assert both / np.count_nonzero(found[0].rows | planted) > 0.9
     held = shares(found[0], differ, np.ones(8_000))
-    assert 0.03 < held.rows < 0.07
-    assert held.differing > 0.6
+    assert 0.04 < held.rows < 0.07
+    assert held.differing > 0.7
     assert held.rate > 0.8
     assert held.rate_outside < 0.1
 
