@@ -14,7 +14,7 @@ import ngh2
 from hostile.forgeries import Forgery
 
 # An answer that takes longer is a hang.
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hostile import repository
-from hostile.attacker import HUNG, Attacker, Gone, Outcome
+from hostile.attacker import HUNG, PATIENCE, Attacker, Gone, Outcome
 from hostile.forgeries import Forgery, forgery
 from hostile.raids import RAIDS
 from hostile.witness import Witness
@@ -96,6 +96,7 @@ async def siege(server: ServerProcess, calls: int, seed: int, samples: int = 20,
     what it cannot read, and under a storm of resets it cancels the calls of others.
     """
     report, chance, begun = Report(), random.Random(seed), time.monotonic()
+    before = files(server)
     with Witness(server.grpc) as witness:
         per_sample = calls // samples
         for _ in range(samples):
@@ -107,9 +108,19 @@ async def siege(server: ServerProcess, calls: int, seed: int, samples: int = 20,
     report.good, report.seconds = witness.answered, time.monotonic() - begun
     report.failures += witness.failures
     if strict:
+        if not await _let_go(server, before):
+            report.failures.append(f"{files(server)} files are open, {before} were before")
         report.failures += [f"log: {line.strip()}" for line in server.log if "Traceback" in line]
     report.failures += [f"{name} grew by {grown} MiB" for name, grown in report.grown().items() if grown > SLACK]
     return report
+
+
+async def _let_go(server: ServerProcess, before: int) -> bool:
+    """Waits until the frontends have no more files open than before; returns whether they ever have."""
+    deadline = time.monotonic() + PATIENCE
+    while files(server) > before and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    return files(server) <= before
 
 
 async def _raid(address: str, chance: random.Random, report: Report) -> None:
@@ -169,6 +180,11 @@ def judged(each: Forgery, outcome: Outcome, strict: bool) -> str:
 def lowest(name: str, samples: Iterable[dict[str, float]]) -> float:
     """Returns the least memory of a process among samples."""
     return min(sample[name] for sample in samples if name in sample)
+
+
+def files(server: ServerProcess) -> int:
+    """Returns how many files, connections among them, the frontends have open."""
+    return sum(child.num_fds() for child in server.children("gnomon_server.serving"))
 
 
 def memory(server: ServerProcess) -> dict[str, float]:
