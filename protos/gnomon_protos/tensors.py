@@ -189,6 +189,9 @@ def _split(raw: bytes, count: int) -> list[bytes]:
     elements: list[bytes] = []
     position, end = 0, len(raw)
     while position < end:
+        if len(elements) == count:
+            # Not one more is cut: there may be millions.
+            raise TensorError(f"expected {count} BYTES elements, received {end - position} bytes more")
         if end - position < 4:
             message = f"BYTES element {len(elements)}: expected a 4-byte length, received {end - position} bytes"
             raise TensorError(message)

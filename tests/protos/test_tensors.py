@@ -222,7 +222,8 @@ def element(data: bytes, length: int | None = None) -> bytes:
         ("INT64", [], b"", "expected 8 bytes for INT64 [], received 0"),
         ("FP64", [0], bytes(8), "expected 0 bytes for FP64 [0], received 8"),
         ("BYTES", [3], element(b"a") * 2, "expected 3 BYTES elements, received 2"),
-        ("BYTES", [1], element(b"a") * 2, "expected 1 BYTES elements, received 2"),
+        ("BYTES", [1], element(b"a") * 2, "expected 1 BYTES elements, received 5 bytes more"),
+        ("BYTES", [0], bytes(400), "expected 0 BYTES elements, received 400 bytes more"),
         (
             "BYTES",
             [3],
