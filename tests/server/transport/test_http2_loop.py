@@ -301,6 +301,19 @@ def test_a_client_that_is_reset_as_it_speaks_leaves_nothing_behind(
         runner.run(check())
 
 
+async def test_a_client_that_the_loop_has_forgotten_is_heard_to_its_end() -> None:
+    house = House()
+    transport = Http2Transport(house.methods(), house.observe, lambda: None, "127.0.0.1:0", LIMIT)
+    port = await transport.start()
+    async with raw(f"127.0.0.1:{port}") as client:
+        await until(lambda: bool(transport._connections))
+        (connection,) = transport._connections
+        asyncio.get_running_loop().remove_reader(connection._socket)
+        await client.write()
+    await until(lambda: not transport._connections)
+    await transport.drain(0)
+
+
 def files() -> int:
     """How many files this process has open."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that counts

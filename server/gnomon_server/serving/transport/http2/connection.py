@@ -117,13 +117,16 @@ class Connection:
         if self._closed:
             return
         try:
-            gone = not self._socket.recv(1, socket.MSG_PEEK)
+            waits = self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
-            gone = True
-        if gone:
+            waits = b""
+        if not waits:
             self.close()
+        elif not self._paused:
+            # Of more than one read can take, the rest may lie there unheard of; its end comes with a later turn.
+            self._readable()
 
     def _write(self) -> None:
         more = True
