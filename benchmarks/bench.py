@@ -11,6 +11,7 @@ import argparse
 import resource
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -34,15 +35,15 @@ QUICK: Final = {"suites": ["closed", "paced", "telemetry"], "models": ["logreg"]
 FULL: Final = {"suites": list(SUITES), "models": list(MODELS), "seconds": 3.0, "rounds": 3}
 
 
-def run(plan: list[Task], bench: Bench, count: int, first: int, file: Path) -> None:
+def run(plan: list[Task], bench: Bench, numbers: Iterable[int], file: Path) -> None:
     """Measures everything in every round, and says so as it goes; a contender that fails is named and left out."""
     with tempfile.TemporaryDirectory(prefix="gnomon-bench-") as folder:
         works: dict[str, Workload] = {}
-        for number, task in rounds(plan, count):
+        for number, task in rounds(plan, numbers):
             if task.model not in works:
                 works[task.model] = prepare(task.model, Path(folder) / task.model)
             try:
-                for one in bench.measure(task, works[task.model], first + number):
+                for one in bench.measure(task, works[task.model], number):
                     append(file, one)
                     print(_line(one), flush=True)
             except RuntimeError as error:
@@ -63,6 +64,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=f"of each measurement (default: {FULL['seconds']:g})")
     parser.add_argument("--rounds", type=int, help=f"measurements of each (default: {FULL['rounds']})")
     parser.add_argument("--first", type=int, default=0, help="number of the first round, to add to a file")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        help="seconds to wait for a calm machine before each; 0 takes it as it is (default: %(default)g)",
+    )
     parser.add_argument("--triton", type=Path, metavar="DIR", help="a Triton as benchmarks/triton.sh makes it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where measurements are added as JSON lines")
     parser.add_argument(
@@ -99,8 +106,8 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gnomon-bench-")))
         file = arguments.json or folder / "results.jsonl"
         telemetry = stack.enter_context(receiver.running(places))
-        bench = Bench(places, arguments.generator, arguments.seconds, telemetry)
-        run(plan, bench, arguments.rounds, arguments.first, file)
+        bench = Bench(places, arguments.generator, arguments.seconds, arguments.patience, telemetry)
+        run(plan, bench, range(arguments.first, arguments.first + arguments.rounds), file)
         if not file.exists():
             return 1
         print(f"\nmedian (lowest-highest) of {arguments.rounds} rounds of {arguments.seconds:g} s\n")

@@ -14,10 +14,9 @@ from typing import Final
 
 import psutil
 
-# Share of the machine below which it is calm, seconds of a look, and seconds to wait for it.
+# Share of the machine below which it is calm, and seconds of a look.
 CALM: Final = 0.1
 LOOK: Final = 0.2
-PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ def busy_seconds() -> float:
     return float(sum(times) - idle - guest)
 
 
-def await_calm() -> None:
-    """Waits until the machine has little to do, or for as long as it is reasonable to."""
-    deadline = time.monotonic() + PATIENCE
+def await_calm(seconds: float) -> None:
+    """Waits until the machine has little to do, for some seconds at most."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         busy = busy_seconds()
         time.sleep(LOOK)

@@ -42,6 +42,8 @@ class Bench:
     places: Places
     generator: str
     seconds: float
+    # Seconds to wait for a calm machine; with 0, what others do beside a measurement does not matter.
+    patience: float
     # Where telemetry goes.
     receiver: str
 
@@ -79,7 +81,7 @@ class Bench:
                 target = Target(
                     server.address, self.seconds, load.connections, load.streams, rate, work.requests, size, places
                 )
-                yield _Watch(task, load, number, server, target, scratch, self.generator).quietly()
+                yield _Watch(task, load, number, server, target, scratch, self).quietly()
 
     @contextmanager
     def _started(self, task: Task, work: Workload) -> Iterator[tuple[Running, Path]]:
@@ -93,7 +95,7 @@ class Bench:
         return next(self.measure(closed, work, 0)).per_second
 
     def _alone(self, task: Task, work: Workload, number: int) -> Measurement:
-        machine.await_calm()
+        machine.await_calm(self.patience)
         busy, begin = machine.busy_seconds(), time.monotonic()
         per_second, p50, p99 = Alone(work, self.places, self.seconds).measured()
         elapsed = time.monotonic() - begin
@@ -112,7 +114,7 @@ class _Watch:
     server: Running
     target: Target
     scratch: Path
-    generator: str
+    bench: Bench
 
     def quietly(self) -> Measurement:
         """Returns the measurement beside which others did least."""
@@ -124,7 +126,7 @@ class _Watch:
             idle_bytes = added / self.load.idle if self.load.idle else 0.0
             self._sent(replace(self.target, seconds=self.target.seconds * WARM))
             best = self._watched(idle_bytes)
-            for _ in range(AGAIN):
+            for _ in range(AGAIN if self.bench.patience else 0):
                 if best.foreign <= NOISY:
                     break
                 best = min(best, self._watched(idle_bytes), key=lambda one: one.foreign)
@@ -132,10 +134,10 @@ class _Watch:
 
     def _sent(self, target: Target) -> Sent:
         # Only the one of this folder keeps a rate.
-        return GENERATORS["streams" if target.rate else self.generator](target, self.scratch)
+        return GENERATORS["streams" if target.rate else self.bench.generator](target, self.scratch)
 
     def _watched(self, idle_bytes: float) -> Measurement:
-        machine.await_calm()
+        machine.await_calm(self.bench.patience)
         server, before = self.server, self._outcomes()
         shadow, serving = machine.cpu_seconds(server.shadows), machine.cpu_seconds(server.serving)
         busy, begin = machine.busy_seconds(), time.monotonic()

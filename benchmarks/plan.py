@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,8 +102,8 @@ def tasks(suites: Sequence[str], models: Sequence[str], peers: Sequence[Contende
     ]
 
 
-def rounds(plan: Sequence[Task], count: int) -> Iterator[tuple[int, Task]]:
+def rounds(plan: Sequence[Task], numbers: Iterable[int]) -> Iterator[tuple[int, Task]]:
     """Yields every task of every round, in an order that turns round each time."""
-    for number in range(count):
+    for number in numbers:
         for task in plan if number % 2 == 0 else plan[::-1]:
             yield number, task

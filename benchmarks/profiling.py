@@ -33,8 +33,11 @@ PARTS: Final = {
     "onnxruntime": "onnxruntime",
     "[kernel": "kernel: sockets, scheduling",
     "libc.": "libc: memory",
+    "libstdc": "libc: memory",
 }
 SHOWN: Final = 3
+# Per cent below which a library is not worth a line.
+SMALL: Final = 0.5
 
 
 def parts(report: str) -> dict[str, dict[str, float]]:
@@ -80,6 +83,8 @@ def main() -> int:
         return 1
     print("| part | share | most of it in |\n|---|---|---|")
     for part, functions in parts(report).items():
+        if sum(functions.values()) < SMALL:
+            continue
         largest = sorted(functions.items(), key=lambda item: -item[1])[:SHOWN]
         most = ", ".join(f"`{function}` {share:.1f} %" for function, share in largest)
         print(f"| {part} | {sum(functions.values()):.1f} % | {most} |")

@@ -26,7 +26,7 @@ def test_a_suite_of_certain_models_is_run_with_those_that_were_asked_for() -> No
 
 def test_every_other_round_goes_backwards() -> None:
     plan = tasks(["paced"], ["logreg"], [])
-    order = [(number, task.contender) for number, task in rounds(plan, 3)]
+    order = [(number, task.contender) for number, task in rounds(plan, range(3))]
     there = [contenders.GNOMON, contenders.EQUAL, contenders.HEAVY]
     assert order == [*((0, one) for one in there), *((1, one) for one in there[::-1]), *((2, one) for one in there)]
 

@@ -19,6 +19,6 @@ PRINTED = """
 
 def test_functions_are_gathered_by_part_largest_first() -> None:
     found = parts(PRINTED)
-    assert list(found) == ["HTTP/2 (ngh2)", "Python", "kernel: sockets, scheduling", "libstdc++.so.6.0.30"]
+    assert list(found) == ["HTTP/2 (ngh2)", "Python", "kernel: sockets, scheduling", "libc: memory"]
     assert sum(found["Python"].values()) == pytest.approx(28.61)
-    assert found["libstdc++.so.6.0.30"] == {"operator new(unsigned long)": 0.43}
+    assert found["libc: memory"] == {"operator new(unsigned long)": 0.43}
