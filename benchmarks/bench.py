@@ -61,6 +61,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--suites", nargs="+", choices=SUITES, help="what to ask (default: everything)")
     parser.add_argument("--models", nargs="+", choices=MODELS, help="what is served (default: all)")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="only servers whose name contains one of these")
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="TEXT", help="no servers whose name contains one of these"
+    )
     parser.add_argument("--seconds", type=float, help=f"of each measurement (default: {FULL['seconds']:g})")
     parser.add_argument("--rounds", type=int, help=f"measurements of each (default: {FULL['rounds']})")
     parser.add_argument("--first", type=int, default=0, help="number of the first round, to add to a file")
@@ -100,6 +103,7 @@ def main() -> int:
     plan = tasks(arguments.suites, arguments.models, others)
     if arguments.only:
         plan = [task for task in plan if any(text in task.contender.name for text in arguments.only)]
+    plan = [task for task in plan if not any(text in task.contender.name for text in arguments.skip)]
     pins = f"server on core {min(places.server)}, generator on core {min(places.generator)}" if places.pinned else ""
     print(f"{machine.describe()}\n{pins or 'nobody is pinned to a core'}; generator {arguments.generator}")
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import goals
-from plan import SUITES
+from plan import CLOSED, SUITES
 from results import Measurement, Results, read
 
 # A generator or a machine that is busier than this was part of what was measured.
@@ -16,7 +16,7 @@ NOISY = 0.1
 LATE = 1000.0
 
 Column = tuple[str, Callable[[Measurement], float], str]
-CLOSED: Sequence[Column] = (
+COMMON: Sequence[Column] = (
     ("requests/s", lambda m: m.per_second, ",.0f"),
     ("p50 µs", lambda m: m.p50, ",.0f"),
     ("p99 µs", lambda m: m.p99, ",.0f"),
@@ -24,15 +24,14 @@ CLOSED: Sequence[Column] = (
     ("memory MB", lambda m: m.memory / 1e6, ",.0f"),
 )
 COLUMNS: dict[str, Sequence[Column]] = {
-    "closed": CLOSED,
     "paced": (
-        *CLOSED,
+        *COMMON,
         ("shadow CPU µs", lambda m: m.shadow_cpu, ",.1f"),
         ("compared", lambda m: m.compared, ".1%"),
     ),
-    "telemetry": CLOSED,
-    "frontends": (*CLOSED, ("generator's cores", lambda m: m.generator, ".2f")),
-    "connections": (*CLOSED, ("kB/idle connection", lambda m: m.idle_bytes / 1e3, ",.1f")),
+    "telemetry": COMMON,
+    "frontends": (*COMMON, ("generator's cores", lambda m: m.generator, ".2f")),
+    "connections": (*COMMON, ("kB/idle connection", lambda m: m.idle_bytes / 1e3, ",.1f")),
 }
 
 
@@ -42,8 +41,27 @@ def lines(results: Results) -> Iterator[str]:
     for suite in results.suites():
         yield from (f"## {suite}: {SUITES[suite].about}", "")
         for model in results.models(suite):
-            yield from (f"**{model}**", "", *_table(results, suite, model), "")
+            table = _closed(results, model) if suite == "closed" else _table(results, suite, model)
+            yield from (f"**{model}**", "", *table, "")
     yield from ("## Cautions", "", *_cautions(results.all()))
+
+
+def _closed(results: Results, model: str) -> Iterator[str]:
+    """Yields a line for each server: requests per second under every load, and the rest where it is told from."""
+    flights = " | ".join(f"{load.in_flight} in flight" for load in CLOSED)
+    yield f"| requests/s | {flights} | p50 µs at 1 | p50 µs at 32 | p99 µs at 32 | CPU µs at 32 | memory MB |"
+    yield "|---|" + "---|" * (len(CLOSED) + 5)
+    for name in results.contenders("closed", model):
+        single, _, busy, _ = keys = [("closed", model, name, load) for load in CLOSED]
+        rates = [results.figure(key, lambda one: one.per_second) for key in keys]
+        rest = [
+            results.figure(single, lambda one: one.p50),
+            results.figure(busy, lambda one: one.p50),
+            results.figure(busy, lambda one: one.p99),
+            results.figure(busy, lambda one: one.cpu),
+            results.figure(busy, lambda one: one.memory / 1e6),
+        ]
+        yield f"| {name} | " + " | ".join("-" if one is None else f"{one:,.0f}" for one in [*rates, *rest]) + " |"
 
 
 def _table(results: Results, suite: str, model: str) -> Iterator[str]:

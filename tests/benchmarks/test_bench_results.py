@@ -76,7 +76,8 @@ def test_the_report_and_the_plot_show_everyone_who_was_measured() -> None:
         [measurement(name, rate, load=load) for name in (c.GNOMON.name, "Triton") for load, rate in rates.items()]
     )
     text = "\n".join(report.lines(results))
-    assert "| 8 x 8 | gnomon | 64,000 | 16 | 31 | 9.0 | 0 |" in text
+    assert "| gnomon | 1,000 | 8,000 | 32,000 | 64,000 | 1,000 | 31 | 62 | 9 | 0 |" in text
+    assert "| Triton | 1,000 |" in text
     drawn = draw(results)
     assert drawn.count("<polyline") == 2
     assert drawn.count("<circle") == 2 * len(CLOSED)
