@@ -98,7 +98,7 @@ def run(model: str, minutes: float) -> bool:
         outcomes = server.outcomes(model)
         print(f"{sent.requests:,} answers, {sent.per_second:,.0f}/s, p50 {sent.p50:,.0f} us, p99 {sent.p99:,.0f} us")
         settled = outcomes.selected - outcomes.pending
-        print(f"selected {outcomes.selected:,}, compared {outcomes.compared:,}, dropped {outcomes.dropped:,}")
+        print(", ".join(f"{field.name} {count:,}" for field, count in outcomes.ListFields()))
         # The requests of the check are mirrored too.
         counted = settled == outcomes.selected == sent.requests + len(work.requests)
         if not counted:
