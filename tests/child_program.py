@@ -10,23 +10,10 @@ import os
 import sys
 
 from gnomon_server.wire.channel import Channel, open_child
+from gnomon_server.wire.counts import CallCount, FeedCount
 from gnomon_server.wire.histogram import CALL_BOUNDS, Histogram
-from gnomon_server.wire.messages import (
-    CallCount,
-    Drain,
-    Drained,
-    FeedCount,
-    FrontendAck,
-    FrontendPlan,
-    FrontendReport,
-    ReportNow,
-    ShadowFeed,
-    ToChild,
-    VersionRef,
-    VersionState,
-    WorkerAck,
-    WorkerPlan,
-)
+from gnomon_server.wire.messages import Drained, FrontendAck, FrontendReport, ToChild, VersionState, WorkerAck
+from gnomon_server.wire.plans import Drain, FrontendPlan, ReportNow, ShadowFeed, VersionRef, WorkerPlan
 
 NAME = "child_program"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import child_program
 import pytest
 
-from gnomon_server.config import Policy, Settings
 from gnomon_server.control import fleet as fleets
 from gnomon_server.control import worker
 from gnomon_server.control.fleet import Fleet
@@ -21,7 +20,8 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry, AuditRecord, Shared
 from gnomon_server.control.store.sqlite import SqliteStore
 from gnomon_server.errors import GnomonError
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.settings import Policy, Settings
+from gnomon_server.wire.plans import VersionRef
 
 
 class FailingStore(SqliteStore):

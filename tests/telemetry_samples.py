@@ -8,15 +8,10 @@ from typing import Any
 import msgspec
 
 from gnomon_server.telemetry import PairCounts, Snapshot
+from gnomon_server.wire.counts import CallCount, HistogramCounts, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import (
-    CallCount,
-    CallTrace,
-    HistogramCounts,
-    InferenceCount,
-    OutputTally,
-    ShadowTrace,
-)
+from gnomon_server.wire.tallies import OutputTally
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 INFER = "inference.GRPCInferenceService/ModelInfer"
 # Nanoseconds since the epoch.

@@ -1,322 +1,26 @@
-"""The server's settings: flags over environment over a TOML file over defaults, checked once into frozen values."""
+"""Where settings come from: flags over environment over a TOML file over defaults, checked once."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any
 
 import msgspec
 
 from gnomon_server import lines
+from gnomon_server.conversion import Wrong, converted
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import Settings
 
-Kind = TypeVar("Kind")
 # A TOML key that needs no quotes.
 BARE = re.compile(r"[A-Za-z0-9_-]+")
-# How msgspec names a field that nobody knows.
-UNKNOWN = re.compile(r"unknown field `(.*)`")
 # Settings that are tables of their own, and have no environment variable.
 TABLES = ("policy", "models", "mirror", "guard", "tls", "audit", "alerts")
-Transport = Literal["http2", "grpcio"]
-Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-ShareOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Flip = Annotated[str, msgspec.Meta(pattern="->")]
-Whole = Annotated[int, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
-Version = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,17}$")]
-Bytes = Annotated[int, msgspec.Meta(ge=1024)]
-
-
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a shadow may be promoted, and when it is rejected."""
-
-    # Greatest mean share of a request's rows on which a shadow may disagree with its primary.
-    tolerance: Share = 0.01
-    # Greatest mean divergence by output, for outputs that are judged on their own as well.
-    outputs: dict[str, Share] = {}
-    # Greatest share of requests on which the shadow may fail beyond those on which the primary does; 0: not judged.
-    errors: ShareOrZero = 0.0
-    # Greatest share of rows that the shadow may have wrong beyond those that the primary has, where the truth is known:
-    # it is judged in place of the disagreement.
-    loss: Share = 0.005
-    # Seconds of model run per request, and the greatest share of requests for which the shadow may take longer beyond
-    # those for which the primary does; 0 seconds: not judged.
-    latency: NotNegative = 0.0
-    latency_excess: Share = 0.005
-    # Greatest probability of a wrong promotion and of a wrong rejection, however often one looks.
-    alpha_promote: Share = 0.05
-    alpha_reject: Share = 0.05
-    # Compared requests, and seconds since the first of them, before a promotion. Traffic changes over the day.
-    min_requests: Count = 1000
-    # How many of the audit's approvers must have approved a promotion.
-    approvals: Annotated[int, msgspec.Meta(ge=0)] = 0
-    min_duration: NotNegative = 24 * 3600.0
-    # Consecutive requests whose mean is one observation; 1 only where requests are independent of each other.
-    block: Count = 50
-    # Whether an input that is sent again is left out.
-    dedupe: bool = True
-
-    @property
-    def digest(self) -> str:
-        """Names the policy by its contents."""
-        return "sha256:" + hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
-
-
-class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How onnxruntime runs a model."""
-
-    # Threads inside one run. Small models lose by more than one: handing work over costs more than the work.
-    threads: Count = 1
-    # Whether idle threads go on looking for work for a while: faster by a little, at the price of a whole core each.
-    spinning: bool = False
-    # Whether memory of past runs is kept for the next ones.
-    arena: bool = True
-    optimization: Literal["none", "basic", "extended", "all"] = "all"
-    # In the order of preference, by onnxruntime's names, with options for each.
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    provider_options: dict[str, dict[str, str]] = {}
-
-
-class RecordingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What shadow workers write down of the requests that they are given."""
-
-    enabled: bool = False
-    # Bytes that the recording of one shadow takes at most; the oldest part goes first.
-    max_bytes: Bytes = 1 << 30
-    # Seconds after which nothing is kept.
-    max_age: Positive = 7 * 86400.0
-
-
-class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one output of a model's versions is compared, in place of what their manifests say."""
-
-    comparator: str
-    # The comparator's own numbers, such as rtol and atol.
-    parameters: dict[str, float] = {}
-    # Greatest divergence of a row that still counts as agreement; 1 leaves the output out of it.
-    tolerance: Part = 0.0
-    # For labels: the output that holds the class probabilities by which a tie is recognised.
-    probabilities: str = ""
-    # Below the first threshold the score means the first decision, from there on the second, and so on.
-    thresholds: tuple[float, ...] = ()
-    decisions: tuple[str, ...] = ()
-    # The class whose probability is the score, or its column; empty: the last column.
-    score: str = ""
-    # What a changed decision costs, by "PRIMARY -> SHADOW".
-    costs: dict[Flip, float] = {}
-
-
-class AlignSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a version whose tensors are others than its primary's is asked and compared, as a shadow."""
-
-    # Its own names of inputs and outputs, by the primary's.
-    inputs: dict[str, str] = {}
-    outputs: dict[str, str] = {}
-    # The value of each input that only it has, by its own name.
-    constants: dict[str, bool | int | float | str] = {}
-    # The primary's order of classes, by the primary's name of the output.
-    classes: dict[str, tuple[str, ...]] = {}
-
-
-class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What shadow workers look at beside comparing every request."""
-
-    # Share of the mirrored requests that run again, alone, on the shadow and on the primary's own version.
-    repeat: Part = 0.01
-    # Divergent requests that are kept to be looked at, in memory only, and for how many bytes and seconds; 0: none.
-    keep: Whole = 100
-    keep_bytes: Bytes = 4 << 20
-    keep_seconds: Positive = 86400.0
-    # Inputs and outputs of which no value is kept, nor any segment found, by name.
-    redact: tuple[str, ...] = ()
-    # Rows among which slices of the input space are sought that hold the disagreement; 0: none are sought.
-    segment_rows: Whole = 20_000
-    # By version.
-    align: dict[str, AlignSettings] = {}
-
-
-class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
-
-    # HOST:PORT.
-    address: str
-    # As the other server calls them; empty: the same model, its own choice of a version.
-    model: str = ""
-    version: str = ""
-    # Sent with every call, beside the marker; $NAME stands for a variable of the environment.
-    headers: dict[str, str] = {}
-    # With TLS; PEM files of the authorities (empty: those of the system) and of this side.
-    tls: bool = False
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    # Most rows in one call, and calls at once; 0 rows: each request is sent as it came.
-    rows: Annotated[int, msgspec.Meta(ge=0)] = 16
-    concurrency: Count = 4
-    # Calls in a row that do not reach it before it is left alone, and seconds until it is tried again.
-    patience: Count = 5
-    pause: Positive = 5.0
-
-
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of one model."""
-
-    # What it leaves out comes from the policy of all models.
-    policy: dict[str, Any] = {}
-    # Most rows of requests that are joined into one run.
-    max_batch: Count = 64
-    # Seconds that a request may wait for others to be joined with. Without it only what waits anyway is joined.
-    max_queue_delay: NotNegative = 0.0
-    # Most requests that wait for one version in one frontend.
-    max_queue: Count = 1024
-    # Most rows of one request; 0 for any.
-    max_rows: CountOrNone = 0
-    session: SessionSettings = SessionSettings()
-    recording: RecordingSettings = RecordingSettings()
-    # By version: what is different from `mirror` for one shadow.
-    shadows: dict[Version, dict[str, Any]] = {}
-    # By version: shadows that run elsewhere.
-    remotes: dict[Version, RemoteSettings] = {}
-    # How outputs are compared, by name.
-    outputs: dict[str, OutputSettings] = {}
-    compare: CompareSettings = CompareSettings()
-
-
-MODEL_DEFAULTS: Final = ModelSettings()
-
-
-class MirrorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds of the mirror."""
-
-    # Bytes that a frontend keeps for one shadow that does not read; what comes after is dropped and counted.
-    feed_bytes: Bytes = 16 << 20
-    # Bytes that a shadow worker keeps waiting.
-    queue_bytes: Bytes = 64 << 20
-    # Seconds after the primary's answer by which the shadow must have answered.
-    deadline: Positive = 10.0
-    # Most rows in one coalesced batch.
-    batch_rows: Count = 256
-    # Bytes of private memory that a shadow worker may take before it is ended and started again; 0: any.
-    worker_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    # Lives of a worker that may end within seconds, one after the other, before it is given up.
-    lives: Count = 8
-    # Seconds without a word from a worker after which it is killed and started again.
-    silence: Annotated[float, msgspec.Meta(ge=2)] = 60.0
-
-
-class GuardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits above which mirroring is thinned to relieve the primaries; 0 is none."""
-
-    # Seconds within which a model answers 99 of 100 requests.
-    latency: NotNegative = 0.0
-    # Requests of a model in flight at once, on the average of a second.
-    queue: Annotated[int, msgspec.Meta(ge=0)] = 512
-    # Share of the time in which something waits for a processor, as Linux' pressure stall information says.
-    pressure: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    # Seconds of calm after which a share that was halved doubles again.
-    recovery: Positive = 5.0
-
-
-class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PEM files of the gRPC port; without a certificate it speaks plain text."""
-
-    certificate: str = ""
-    key: str = ""
-    # Authorities that sign clients' certificates: with it, a client must have one.
-    client_ca: str = ""
-
-
-class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who signs the audit, and who may approve promotions; keys are ed25519 in PEM files."""
-
-    # The server's private key; without one it is made in the state folder.
-    signing_key: str = ""
-    # Names of those who may approve, with the files of their public keys.
-    approvers: dict[str, str] = {}
-
-
-class AlertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to tell what happened, and what counts as news."""
-
-    # Where alerts are posted to; empty: nowhere.
-    webhook: str = ""
-    # What is posted: gnomon's own JSON, or what Alertmanager takes (then the webhook is its address).
-    format: Literal["json", "alertmanager"] = "json"
-    # A file with a token that is sent as "Authorization: Bearer".
-    token_file: str = ""
-    # Share of the requests for a shadow that may be dropped, and the seconds over which they are counted.
-    drops: Share = 0.01
-    window: Positive = 60.0
-    # Seconds after which a shadow that is not ready counts as dead.
-    dead_after: Positive = 30.0
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings of `gnomon serve`."""
-
-    repository: str = "models"
-    state: str = "state"
-    # Where routes, tallies and audit are: empty for SQLite in the state folder, postgresql://... to share them.
-    store: str = ""
-    grpc: str = "0.0.0.0:8001"
-    http: str = "127.0.0.1:8002"
-    control: str = "127.0.0.1:8003"
-    # What speaks gRPC: "http2" over ngh2, or "grpcio".
-    transport: Transport = "http2"
-    # Frontend processes that share the gRPC port.
-    workers: Count = 1
-    # Seconds between looks at the repository.
-    poll: Positive = 1.0
-    # Seconds that calls in flight and the mirror may take at shutdown.
-    grace: Positive = 10.0
-    max_message_bytes: Bytes = 64 << 20
-    # Most inferences that one frontend has accepted and not answered.
-    max_in_flight: Count = 10_000
-    # Whether clients of the gRPC port may load and unload models (RepositoryModelLoad, RepositoryModelUnload).
-    repository_control: bool = False
-    # Whether clients of the gRPC port may have this server read and write POSIX shared memory by its name.
-    shared_memory: bool = False
-    policy: Policy = Policy()
-    # By model; what a model leaves out comes from "*", if that is there.
-    models: dict[str, dict[str, Any]] = {}
-    mirror: MirrorSettings = MirrorSettings()
-    guard: GuardSettings = GuardSettings()
-    tls: TlsSettings = TlsSettings()
-    audit: AuditSettings = AuditSettings()
-    alerts: AlertSettings = AlertSettings()
-
-    def model(self, name: str) -> ModelSettings:
-        """Returns the settings of one model."""
-        values = _overlaid(self.models.get("*", {}), self.models.get(name, {}))
-        return _convert(values, ModelSettings, ("models", name))
-
-    def mirror_of(self, name: str, version: int) -> MirrorSettings:
-        """Returns the bounds of one shadow."""
-        values = _overlaid(msgspec.to_builtins(self.mirror), self.model(name).shadows.get(str(version), {}))
-        return _convert(values, MirrorSettings, ("models", name, "shadows", str(version)))
-
-    def policy_of(self, name: str) -> Policy:
-        """Returns the policy of one model."""
-        values = _overlaid(msgspec.to_builtins(self.policy), self.model(name).policy)
-        return _convert(values, Policy, ("models", name, "policy"))
-
-
-class _Wrong(InvalidRequest):
-    """A setting that cannot be; `path` leads to it from the root of the settings."""
-
-    def __init__(self, path: tuple[str, ...], text: str) -> None:
-        super().__init__(text)
-        self.path = path
 
 
 def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -335,7 +39,7 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
     where = str(file) if file else "settings"
     try:
         settings = _checked(merged)
-    except _Wrong as error:
+    except Wrong as error:
         raise InvalidRequest(f"{_place(file, error.path)}: {error}") from None
     if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
         raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
@@ -362,7 +66,7 @@ def _key(key: str) -> str:
 
 
 def _checked(values: Mapping[str, Any]) -> Settings:
-    settings = _convert(values, Settings, ())
+    settings = converted(values, Settings, ())
     named = len(settings.audit.approvers)
     for name in (*settings.models, "*"):
         for version in settings.model(name).shadows:
@@ -370,7 +74,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
         needed = settings.policy_of(name).approvals
         if needed > named:
             path = ("models", name, "policy", "approvals")
-            raise _Wrong(path, f"{'.'.join(path)}: expected at most {named} approvers, received {needed}")
+            raise Wrong(path, f"{'.'.join(path)}: expected at most {named} approvers, received {needed}")
     return settings
 
 
@@ -384,12 +88,6 @@ def _place(file: Path | None, path: tuple[str, ...]) -> str:
     return f"{file}:{line}" if line else str(file)
 
 
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns two tables as one, and likewise the tables in them; what is above counts."""
-    tables = {key for key in below.keys() & above if isinstance(below[key], dict) and isinstance(above[key], dict)}
-    return {**below, **above, **{key: _overlaid(below[key], above[key]) for key in tables}}
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
@@ -397,18 +95,3 @@ def _read(file: Path) -> dict[str, Any]:
         raise InvalidRequest(f"{file}: cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{file}: {error}") from None
-
-
-def _convert(values: Mapping[str, Any], kind: type[Kind], path: tuple[str, ...]) -> Kind:
-    """Returns the values of the table at a path as a struct; raises _Wrong."""
-    try:
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        text, _, at = str(error).partition(" - at `$")
-        unknown = UNKNOWN.search(text)
-        path = (
-            *path,
-            *filter(None, at.rstrip("`").replace("[...]", "").split(".")),
-            *(unknown.groups() if unknown else ()),
-        )
-        raise _Wrong(path, f"{'.'.join(path)}: {text[:1].lower()}{text[1:]}") from None

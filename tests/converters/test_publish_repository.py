@@ -20,7 +20,7 @@ from gnomon_converters.repository import next_version, write
 from gnomon_protos import manifest_pb2, tensors
 from gnomon_server.models import servable
 from gnomon_server.models.sources.directory import Directory
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 MODEL = ("model.onnx", b"model")
 

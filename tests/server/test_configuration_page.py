@@ -10,7 +10,8 @@ from typing import get_args, get_origin
 
 import msgspec
 
-from gnomon_server.config import ModelSettings, Settings, load, to_toml
+from gnomon_server.config import load, to_toml
+from gnomon_server.settings import ModelSettings, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 HEADING = re.compile(r"#+ `\[(.+)\]`$")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gnomon_server.config import ModelSettings, Policy, SessionSettings, Settings, load, to_toml
+from gnomon_server.config import load, to_toml
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import ModelSettings, Policy, SessionSettings, Settings
 
 
 def read(text: str, folder: Path) -> Settings:

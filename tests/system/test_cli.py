@@ -16,6 +16,7 @@ from servers import ServerProcess, eventually
 from tallying import at_rest, mirrored
 
 from gnomon_server import config
+from gnomon_server.settings import OutputSettings, Policy
 
 GNOMON = str(Path(sys.executable).with_name("gnomon"))
 NOBODY = "127.0.0.1:1"
@@ -276,14 +277,14 @@ def test_the_printed_config_gives_the_same_settings_again(tmp_path: Path, monkey
     again.write_text(printed.stdout)
     settings = config.load({}, again, {})
     assert (settings.repository, settings.workers, settings.poll, settings.grace) == ('odd "name\\', 3, 0.5, 2.5)
-    assert settings.model("a.b").outputs["p"] == config.OutputSettings(
+    assert settings.model("a.b").outputs["p"] == OutputSettings(
         "isclose",
         parameters={"rtol": 0.5},
         thresholds=(0.1, 0.9),
         decisions=("no", '"maybe"', "yes"),
         costs={"no -> yes": 2},
     )
-    assert settings.policy_of("a.b") == config.Policy(tolerance=0.5, min_requests=7)
+    assert settings.policy_of("a.b") == Policy(tolerance=0.5, min_requests=7)
     assert gnomon("serve", "--config", str(again), "--print-config").stdout == printed.stdout
 
 

@@ -12,7 +12,7 @@ from receivers import Rotel, TestAgent, eventually, running_rotel, running_test_
 
 from gnomon_server.telemetry import Telemetry
 from gnomon_server.wire.histogram import CALL_BOUNDS, DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import CallTrace, ShadowTrace
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 CALL, SHADOW = samples.CALL, samples.SHADOW
 SECOND = samples.changed(CALL, span_id=6, status="INTERNAL", parent_id=0, trace_state="")
@@ -136,6 +136,7 @@ def test_a_receiver_stores_the_metrics_with_their_bounds_and_counts(
         "gnomon.shadow.queue.depth",
         "gnomon.verdict",
         "gnomon.model.state",
+        "gnomon.route.switches",
     }
 
     calls = metrics["rpc.server.call.duration"]

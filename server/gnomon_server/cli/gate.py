@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from gnomon_protos import control_pb2
     from gnomon_protos.tensors import Array
     from gnomon_server.cli.dataset import Dataset
-    from gnomon_server.config import Policy, Settings
     from gnomon_server.models.servable import Servable
+    from gnomon_server.settings import Policy, Settings
     from gnomon_server.shadow.digests import Seen
-    from gnomon_server.wire.messages import MetricCounts, VersionRef
+    from gnomon_server.wire.plans import VersionRef
+    from gnomon_server.wire.tallies import MetricCounts
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,7 +82,7 @@ def _on_recording(arguments: argparse.Namespace, settings: Settings, shadow: Ser
     from gnomon_server.cli import offline
     from gnomon_server.shadow.recording import segments
     from gnomon_server.shadow.replay import Replay
-    from gnomon_server.wire.messages import observing
+    from gnomon_server.wire.plans import observing
 
     paths, policy = segments(arguments.data), offline.policy_of(settings, shadow.model)
     if arguments.labels is not None:
@@ -111,7 +112,8 @@ def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable
     from gnomon_server.cli import dataset, offline
     from gnomon_server.models.lifecycle import READY
     from gnomon_server.shadow.replay import Replay
-    from gnomon_server.wire.messages import VersionState, observing
+    from gnomon_server.wire.messages import VersionState
+    from gnomon_server.wire.plans import observing
 
     before = arguments.primary or _before(shadow.version, offline.versions(settings, shadow.model))
     primary = offline.load(settings, shadow.model, before)
@@ -166,8 +168,8 @@ class _Losses:
 
     def counts(self) -> MetricCounts:
         """Returns the differences so far."""
-        from gnomon_server.wire.messages import MetricCounts
         from gnomon_server.wire.metrics import LOSS
+        from gnomon_server.wire.tallies import MetricCounts
 
         counts = tuple(self._counts.tolist())
         return MetricCounts(LOSS, counts, counts)

@@ -12,11 +12,13 @@ from gnomon_server.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
-    from gnomon_server.config import Policy, Settings
     from gnomon_server.models.servable import Servable
+    from gnomon_server.settings import Policy, Settings
     from gnomon_server.shadow.replay import Replay
     from gnomon_server.shadow.trial import Shadow
-    from gnomon_server.wire.messages import PairTally, VersionRef, VersionState
+    from gnomon_server.wire.messages import VersionState
+    from gnomon_server.wire.plans import VersionRef
+    from gnomon_server.wire.tallies import PairTally
 
 SOURCE: Final = "file"
 
@@ -110,7 +112,8 @@ def reports(
     from gnomon_server.control.reports import report
     from gnomon_server.control.routes import Route
     from gnomon_server.control.verdict import verdict
-    from gnomon_server.wire.messages import FeedCount, SourceCount, WorkerReport
+    from gnomon_server.wire.counts import FeedCount, SourceCount
+    from gnomon_server.wire.messages import WorkerReport
 
     ledger = Ledger(lambda: since)
     counts = tuple(SourceCount(model, primary, shadow, SOURCE, number) for primary, number in received.items())

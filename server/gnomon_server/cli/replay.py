@@ -12,7 +12,7 @@ from gnomon_server.cli.screen import add_command, add_json, console, say
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
-    from gnomon_server.config import Settings
+    from gnomon_server.settings import Settings
     from gnomon_server.shadow.replay import Replay
     from gnomon_server.shadow.trial import Shadow
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gnomon_server import config
     from gnomon_server.shadow.recording import segments
     from gnomon_server.shadow.replay import Replay
-    from gnomon_server.wire.messages import observing
+    from gnomon_server.wire.plans import observing
 
     settings = config.load({"repository": arguments.repository}, arguments.config)
     paths = segments(arguments.file)
@@ -68,7 +68,7 @@ def _loaded(arguments: argparse.Namespace, settings: Settings, model: str) -> Sh
         return offline.load(settings, model, arguments.against)
     import msgspec
 
-    from gnomon_server.config import RemoteSettings
+    from gnomon_server.settings import RemoteSettings
     from gnomon_server.shadow.remote import Remote
 
     known = settings.model(model).remotes.get(str(arguments.against))

@@ -9,7 +9,7 @@ from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.memory import Memory
 from gnomon_server.control.operations import Operations
 from gnomon_server.errors import GnomonError
-from gnomon_server.wire.messages import (
+from gnomon_server.wire.questions import (
     Answer,
     Counts,
     CountsWanted,

@@ -14,7 +14,8 @@ from typing import Final
 
 from gnomon_server.shadow.memory import OUT_OF_MEMORY
 from gnomon_server.wire.channel import Channel, open_parent
-from gnomon_server.wire.messages import Drain, Drained, FromChild, ToChild
+from gnomon_server.wire.messages import Drained, FromChild, ToChild
+from gnomon_server.wire.plans import Drain
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from math import sqrt
 
 import numpy as np
 
-from gnomon_server.config import Policy
 from gnomon_server.control.evidence import Evidence
+from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
-from gnomon_server.wire.messages import MetricCounts, Serial
 from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output
+from gnomon_server.wire.tallies import MetricCounts, Serial
 
 
 @dataclass(frozen=True)

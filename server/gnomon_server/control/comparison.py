@@ -11,15 +11,9 @@ from gnomon_server.control import repetitions
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire import histogram, sketch
+from gnomon_server.wire.counts import HistogramCounts, SketchCounts
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import (
-    FlipTally,
-    HistogramCounts,
-    OutputTally,
-    RepeatTally,
-    SketchCounts,
-    StratumTally,
-)
+from gnomon_server.wire.tallies import FlipTally, OutputTally, RepeatTally, StratumTally
 
 _NO_RUNS: Final = histogram.empty(DURATION_BOUNDS)
 

@@ -24,7 +24,7 @@ from gnomon_server.errors import GnomonError, NotFound, NotReady, Refused, quote
 from gnomon_server.models.lifecycle import FAILED, READY
 from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.telemetry.conventions import PROMOTION, ROLLBACK, SWITCHES
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 log = logging.getLogger(__name__)
 

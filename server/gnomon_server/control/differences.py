@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from gnomon_protos import control_pb2, manifest_pb2
-from gnomon_server.config import CompareSettings, Settings
 from gnomon_server.control.comparison import Pair
-from gnomon_server.wire.messages import KeptRequest, KeptTensor, SegmentFound, SegmentSearch, WorkerReport
+from gnomon_server.settings import CompareSettings, Settings
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.tallies import KeptRequest, KeptTensor, SegmentFound, SegmentSearch
 
 Kind = TypeVar("Kind")
 

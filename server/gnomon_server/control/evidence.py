@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from gnomon_server.wire.messages import MetricCounts, Observed
 from gnomon_server.wire.metrics import added
+from gnomon_server.wire.tallies import MetricCounts, Observed
 
 
 @dataclass(frozen=True)

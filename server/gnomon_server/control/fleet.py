@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from gnomon_server.config import Settings
 from gnomon_server.control import totals
 from gnomon_server.control.child import Child
 from gnomon_server.control.differences import Differences
@@ -24,23 +23,11 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.worker import Worker
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
-from gnomon_server.wire.messages import (
-    Answer,
-    CallTrace,
-    FromChild,
-    FrontendAck,
-    FrontendPlan,
-    FrontendReport,
-    Question,
-    RegionRef,
-    Regions,
-    ReportNow,
-    ShadowTrace,
-    VersionRef,
-    VersionState,
-    WorkerAck,
-    WorkerReport,
-)
+from gnomon_server.settings import Settings
+from gnomon_server.wire.messages import FromChild, FrontendAck, FrontendReport, VersionState, WorkerAck, WorkerReport
+from gnomon_server.wire.plans import FrontendPlan, RegionRef, Regions, ReportNow, VersionRef
+from gnomon_server.wire.questions import Answer, Question
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import Settings
 from gnomon_server.control.audit import approval
 from gnomon_server.control.audit.approval import Approvals
 from gnomon_server.control.audit.envelope import Subject
@@ -18,6 +17,7 @@ from gnomon_server.control.store import Store
 from gnomon_server.control.store.tables import utc_now
 from gnomon_server.control.verdict import PROMOTE
 from gnomon_server.errors import InvalidRequest, Refused
+from gnomon_server.settings import Settings
 
 
 class Grounds:

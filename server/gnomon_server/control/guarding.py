@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Final, Protocol
 
-from gnomon_server.config import GuardSettings
 from gnomon_server.control.guard import Guard, Reading
 from gnomon_server.control.pressure import Pressure
+from gnomon_server.settings import GuardSettings
+from gnomon_server.wire.counts import HistogramCounts
 from gnomon_server.wire.histogram import DURATION_BOUNDS, merge
-from gnomon_server.wire.messages import FrontendReport, HistogramCounts
+from gnomon_server.wire.messages import FrontendReport
 
 # Requests between two looks of which fewer say nothing about the slowest hundredth.
 ENOUGH: Final = 100

@@ -8,7 +8,7 @@ from typing import Final
 
 from gnomon_protos import control_pb2
 from gnomon_server.statistics import quantiles
-from gnomon_server.wire.messages import SketchCounts
+from gnomon_server.wire.counts import SketchCounts
 from gnomon_server.wire.sketch import edge
 
 P50: Final = 0.5

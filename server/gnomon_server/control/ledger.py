@@ -23,7 +23,9 @@ from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.sources import Sent, Sources
 from gnomon_server.control.verdict import Verdict
-from gnomon_server.wire.messages import FeedCount, Observed, PairTally, WorkerReport
+from gnomon_server.wire.counts import FeedCount
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.tallies import Observed, PairTally
 
 # Ended epochs of which late reports are still expected. Without a bound, a worker that crashes for ever would fill the
 # memory; the epochs that are forgotten are those that no frontend has mentioned for the longest time.

@@ -7,7 +7,7 @@ from typing import Final
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.errors import AlreadyExists, Exhausted, NotFound, quoted
 from gnomon_server.serving.regions import Region
-from gnomon_server.wire.messages import RegionRef
+from gnomon_server.wire.plans import RegionRef
 
 # Each costs every frontend one or two file descriptors.
 MOST: Final = 256

@@ -12,7 +12,6 @@ from typing import Final
 
 from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
-from gnomon_server.config import Policy, Settings
 from gnomon_server.control import reports
 from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
@@ -28,6 +27,7 @@ from gnomon_server.control.verdict import KEEP_WATCHING, Verdict, verdict
 from gnomon_server.errors import InvalidRequest, NotFound, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
+from gnomon_server.settings import Policy, Settings
 
 # Between looks at what another server decides, before this one serves.
 JOIN_SECONDS: Final = 0.1

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gnomon_server.control.routes import Route
-from gnomon_server.wire.messages import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
+from gnomon_server.wire.plans import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
 
 # (model, version)
 Key = tuple[str, int]

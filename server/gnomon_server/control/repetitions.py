@@ -13,7 +13,8 @@ from gnomon_server.control import latencies
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.knots import SYM64
 from gnomon_server.wire import sketch
-from gnomon_server.wire.messages import RepeatedOutput, RepeatTally, SketchCounts
+from gnomon_server.wire.counts import SketchCounts
+from gnomon_server.wire.tallies import RepeatedOutput, RepeatTally
 
 # Each bound of an interval is wrong with this probability at most.
 ALPHA: Final = 0.025

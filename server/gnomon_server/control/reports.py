@@ -8,7 +8,6 @@ from datetime import datetime
 from google.protobuf import json_format
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import Policy
 from gnomon_server.control import repetitions
 from gnomon_server.control.claims import advice, claims, correlation, design_effect, disagreement
 from gnomon_server.control.comparison import Comparison, Outcomes
@@ -18,7 +17,9 @@ from gnomon_server.control.latencies import latency
 from gnomon_server.control.repetitions import ALPHA
 from gnomon_server.control.routes import Route
 from gnomon_server.control.verdict import KEEP_WATCHING, Finding, Verdict, find
-from gnomon_server.wire.messages import OutputTally, RepeatTally, StratumTally, VersionState
+from gnomon_server.settings import Policy
+from gnomon_server.wire.messages import VersionState
+from gnomon_server.wire.tallies import OutputTally, RepeatTally, StratumTally
 
 
 def report(

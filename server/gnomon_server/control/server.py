@@ -16,7 +16,6 @@ from typing import Final
 
 import msgspec
 
-from gnomon_server.config import AlertSettings, Settings
 from gnomon_server.control import service, snapshots
 from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Look
@@ -35,6 +34,7 @@ from gnomon_server.errors import GnomonError, NotReady
 from gnomon_server.models.sources import source
 from gnomon_server.models.sources.remotes import WithRemotes
 from gnomon_server.serving.transport import tls
+from gnomon_server.settings import AlertSettings, Settings
 from gnomon_server.telemetry import Snapshot, Telemetry
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gnomon_server.control.comparison import Pair
-from gnomon_server.wire.messages import FeedCount, SourceCount
+from gnomon_server.wire.counts import FeedCount, SourceCount
 
 # Sources that are kept apart. Without a bound, a frontend that crashes for ever would fill the memory; those whose
 # counts are folded together are those that no child has mentioned for the longest time.

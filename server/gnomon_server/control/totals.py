@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gnomon_server.wire import sizes
+from gnomon_server.wire.counts import CallCount, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, merge
-from gnomon_server.wire.messages import CallCount, FrontendReport, InferenceCount
+from gnomon_server.wire.messages import FrontendReport
 
 
 def added(one: FrontendReport, other: FrontendReport) -> FrontendReport:

@@ -10,14 +10,14 @@ from typing import Final, Literal
 
 import numpy as np
 
-from gnomon_server.config import Policy
 from gnomon_server.control.claims import Claim, claims
 from gnomon_server.control.evidence import Evidence
+from gnomon_server.settings import Policy
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.evidence import log_lo, log_up
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.messages import Observed
 from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, output_of
+from gnomon_server.wire.tallies import Observed
 
 Decision = Literal["promote", "reject", "keep watching"]
 PROMOTE: Final = "promote"

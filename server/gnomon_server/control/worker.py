@@ -10,20 +10,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gnomon_server.config import Settings
 from gnomon_server.control.child import Child
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY
 from gnomon_server.models.sources.remotes import is_remote
-from gnomon_server.wire.messages import (
-    FromChild,
-    ShadowFeed,
-    VersionRef,
-    VersionState,
-    WorkerAck,
-    WorkerPlan,
-    WorkerReport,
-    observing,
-)
+from gnomon_server.settings import Settings
+from gnomon_server.wire.messages import FromChild, VersionState, WorkerAck, WorkerReport
+from gnomon_server.wire.plans import ShadowFeed, VersionRef, WorkerPlan, observing
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gnomon_server.config import OutputSettings
 from gnomon_server.models.manifest import Comparison, Decision
+from gnomon_server.settings import OutputSettings
 
 
 def comparisons(outputs: Mapping[str, OutputSettings]) -> tuple[Comparison, ...]:

@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 
 from gnomon_protos.tensors import FIXED, Array, is_bfloat16, widened
-from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models import manifest, overrides
 from gnomon_server.models.manifest import Comparison, Manifest
 from gnomon_server.models.session import Session
 from gnomon_server.models.signature import Signature, TensorSpec
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.settings import MODEL_DEFAULTS, ModelSettings
+from gnomon_server.wire.plans import VersionRef
 
 # Difference between two runs of one model that float arithmetic explains: another machine, another batch size.
 RTOL: Final = 1e-3

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from gnomon_protos.tensors import FIXED, Array, is_bfloat16
-from gnomon_server.config import SessionSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.ranks import unranked
 from gnomon_server.models.signature import TensorSpec
+from gnomon_server.settings import SessionSettings
 
 # onnxruntime reports home from 1.29 on unless this is set before its import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -10,10 +10,10 @@ import sys
 import msgspec
 import uvloop
 
-from gnomon_server.config import Settings
 from gnomon_server.errors import GnomonError
 from gnomon_server.logs import configure
 from gnomon_server.serving.frontend import Frontend
+from gnomon_server.settings import Settings
 from gnomon_server.telemetry.sampling import Sampler
 from gnomon_server.wire.channel import open_child
 

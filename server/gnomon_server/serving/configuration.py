@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.config import ModelSettings
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.signature import TensorSpec
+from gnomon_server.settings import ModelSettings
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"

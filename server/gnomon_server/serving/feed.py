@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from gnomon_server.wire import hello, record
-from gnomon_server.wire.messages import FeedCount, ShadowFeed
+from gnomon_server.wire.counts import FeedCount
+from gnomon_server.wire.plans import ShadowFeed
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from gnomon_server.config import Settings
 from gnomon_server.models import servable
 from gnomon_server.serving import health, reflection, service
 from gnomon_server.serving.feed import Feed
@@ -26,24 +25,14 @@ from gnomon_server.serving.service import Service
 from gnomon_server.serving.streams import Streams
 from gnomon_server.serving.transport import tls
 from gnomon_server.serving.transport.choice import transport
+from gnomon_server.settings import Settings
 from gnomon_server.telemetry.sampling import Sampler
 from gnomon_server.wire.channel import Channel
-from gnomon_server.wire.messages import (
-    Answer,
-    Drain,
-    Drained,
-    FeedCount,
-    FrontendAck,
-    FrontendPlan,
-    FrontendReport,
-    ModelPlan,
-    ReportNow,
-    ShadowFeed,
-    ToChild,
-)
-from gnomon_server.wire.messages import (
-    Regions as RegionList,
-)
+from gnomon_server.wire.counts import FeedCount
+from gnomon_server.wire.messages import Drained, FrontendAck, FrontendReport, ToChild
+from gnomon_server.wire.plans import Drain, FrontendPlan, ModelPlan, ReportNow, ShadowFeed
+from gnomon_server.wire.plans import Regions as RegionList
+from gnomon_server.wire.questions import Answer
 
 log = logging.getLogger(__name__)
 

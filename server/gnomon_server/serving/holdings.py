@@ -9,7 +9,8 @@ from collections.abc import Callable
 from gnomon_server.errors import LoadError
 from gnomon_server.models import lifecycle
 from gnomon_server.models.servable import Servable
-from gnomon_server.wire.messages import VersionRef, VersionState
+from gnomon_server.wire.messages import VersionState
+from gnomon_server.wire.plans import VersionRef
 
 log = logging.getLogger(__name__)
 

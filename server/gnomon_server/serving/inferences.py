@@ -9,7 +9,6 @@ from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
-from gnomon_server.config import Settings
 from gnomon_server.errors import Exhausted, GnomonError, Internal
 from gnomon_server.models import parameters, requests
 from gnomon_server.models.servable import Servable
@@ -22,6 +21,7 @@ from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.selection import position, selected
 from gnomon_server.serving.templates import Templates
 from gnomon_server.serving.transport import Call
+from gnomon_server.settings import Settings
 from gnomon_server.wire import record
 from gnomon_server.wire.messages import SHADOW_MARKER
 

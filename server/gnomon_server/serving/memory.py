@@ -13,7 +13,8 @@ from gnomon_server.serving.methods import asking
 from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.regions import MOST_NAME
 from gnomon_server.serving.transport import Call, Methods, Unary
-from gnomon_server.wire.messages import RegionRef, RegionsWanted, RegisterWanted, Shared, UnregisterWanted
+from gnomon_server.wire.plans import RegionRef
+from gnomon_server.wire.questions import RegionsWanted, RegisterWanted, Shared, UnregisterWanted
 
 METHODS: Final = ("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
 

@@ -13,9 +13,10 @@ from gnomon_server.errors import GnomonError
 from gnomon_server.serving.inference import Inference, Run
 from gnomon_server.serving.transport import Call
 from gnomon_server.telemetry.sampling import Sampler, TraceContext
+from gnomon_server.wire.counts import CallCount, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import CallCount, CallTrace, InferenceCount
 from gnomon_server.wire.sizes import Sizes
+from gnomon_server.wire.traces import CallTrace
 
 # Traces kept between two reports.
 MAX_TRACES: Final = 2000

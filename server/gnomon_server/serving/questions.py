@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from gnomon_server.errors import Exhausted, GnomonError, Internal, NotReady, error_of
 from gnomon_server.serving.transport import Call
-from gnomon_server.wire.messages import Answer, Failure, Question, Wanted
+from gnomon_server.wire.questions import Answer, Failure, Question, Wanted
 
 log = logging.getLogger(__name__)
 

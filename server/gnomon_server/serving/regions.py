@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotOffered, quoted
-from gnomon_server.wire.messages import RegionRef
+from gnomon_server.wire.plans import RegionRef
 
 # Where Linux keeps what shm_open(3) opens.
 ROOT: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file of ours

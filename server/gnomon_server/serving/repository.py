@@ -15,7 +15,7 @@ from gnomon_server.models.lifecycle import LOADING, READY
 from gnomon_server.serving.methods import asking
 from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.transport import Call, Methods
-from gnomon_server.wire.messages import Index, IndexWanted, ListedVersion, LoadWanted, UnloadWanted
+from gnomon_server.wire.questions import Index, IndexWanted, ListedVersion, LoadWanted, UnloadWanted
 
 # Parameters with which Triton takes a model from the request.
 FROM_REQUEST: Final = ("config", "file:")

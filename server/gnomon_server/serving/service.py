@@ -6,7 +6,6 @@ from importlib.metadata import version as installed_version
 from typing import Final, Protocol
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.config import Settings
 from gnomon_server.errors import NotFound, NotReady
 from gnomon_server.models.signature import TensorSpec
 from gnomon_server.serving.configuration import PLATFORM, config
@@ -16,7 +15,8 @@ from gnomon_server.serving.questions import Questions
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.statistics import statistics
 from gnomon_server.serving.transport import Call, Methods, Unary
-from gnomon_server.wire.messages import CountsWanted
+from gnomon_server.settings import Settings
+from gnomon_server.wire.questions import CountsWanted
 
 NAME: Final = "inference.GRPCInferenceService"
 # Names of the Open Inference Protocol's extensions that really work here.

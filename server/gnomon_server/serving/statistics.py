@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.wire import sizes
-from gnomon_server.wire.messages import InferenceCount, SizeCount
+from gnomon_server.wire.counts import InferenceCount, SizeCount
 
 
 def statistics(versions: Iterable[tuple[str, int]], counts: Sequence[InferenceCount]) -> pb.ModelStatisticsResponse:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gnomon_server.config import CompareSettings, RemoteSettings, Settings
+from gnomon_server.settings import CompareSettings, RemoteSettings, Settings
 from gnomon_server.shadow import memory
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 if TYPE_CHECKING:
     from gnomon_server.shadow.trial import Shadow

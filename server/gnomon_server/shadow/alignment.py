@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon_protos.tensors import FIXED, Array
-from gnomon_server.config import AlignSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import AlignSettings
 from gnomon_server.shadow.trial import Shadow
 
 

@@ -14,7 +14,7 @@ from gnomon_server.errors import LoadError
 from gnomon_server.models.manifest import Decision
 from gnomon_server.models.signature import TensorSpec
 from gnomon_server.shadow.comparators.elements import flat
-from gnomon_server.wire.messages import FlipTally
+from gnomon_server.wire.tallies import FlipTally
 
 Decided = NDArray[np.intp]
 # What a score that is NaN, or that is not there, leads to.

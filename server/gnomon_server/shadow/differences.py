@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from gnomon_server.config import CompareSettings
+from gnomon_server.settings import CompareSettings
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.reservoir import Reservoir
 from gnomon_server.shadow.rows import Rows, Sample
 from gnomon_server.statistics import segments
-from gnomon_server.wire.messages import KeptRequest, SegmentFound, SegmentSearch
+from gnomon_server.wire.tallies import KeptRequest, SegmentFound, SegmentSearch
 
 # Probability that any segment is ever named without cause.
 LEVEL: Final = 0.001

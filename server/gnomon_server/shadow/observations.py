@@ -23,9 +23,10 @@ from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.digests import Inputs, Seen
 from gnomon_server.shadow.outcome import Uncompared
 from gnomon_server.statistics.knots import GEO32, SYM64, Knots
-from gnomon_server.wire.messages import MetricCounts, Observed, Observing, Serial
 from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, added, of_output
+from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
 
 Counts = NDArray[np.intp]
 # Values that wait to be counted; between two reports there are fewer, unless the shadow is very fast.

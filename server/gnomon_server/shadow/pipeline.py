@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from gnomon_server.config import CompareSettings, MirrorSettings
+from gnomon_server.settings import CompareSettings, MirrorSettings
 from gnomon_server.shadow.backlog import Backlog
 from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.choice import choose
@@ -23,7 +23,9 @@ from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
-from gnomon_server.wire.messages import Observing, SourceCount, WorkerReport
+from gnomon_server.wire.counts import SourceCount
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
 
 # Looks at nothing beside the comparison.

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from gnomon_server.config import RecordingSettings, Settings
+from gnomon_server.settings import RecordingSettings, Settings
 from gnomon_server.shadow import recording
 from gnomon_server.shadow.outcome import Ended
 from gnomon_server.shadow.recording import MAGIC, SUFFIX, Head

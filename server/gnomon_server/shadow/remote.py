@@ -14,11 +14,11 @@ import numpy as np
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import inference_pb2_grpc, tensors
 from gnomon_protos.tensors import Array
-from gnomon_server.config import RemoteSettings
 from gnomon_server.errors import DeadlineExceeded, Internal, LoadError, NotReady
 from gnomon_server.models import requests
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import RemoteSettings
 from gnomon_server.shadow.breaker import Breaker
 from gnomon_server.wire.messages import SHADOW_MARKER
 

@@ -7,8 +7,8 @@ import numpy as np
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.repetition import Repeated
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.messages import RepeatedOutput, RepeatTally
 from gnomon_server.wire.sketch import Sketch
+from gnomon_server.wire.tallies import RepeatedOutput, RepeatTally
 
 
 class Repeats:

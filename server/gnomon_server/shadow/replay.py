@@ -16,8 +16,9 @@ from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, TIMEOUT, Ended
 from gnomon_server.shadow.recording import Head, Run
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.trial import Shadow, Trial
-from gnomon_server.wire.messages import Observing, PairTally
+from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import PairTally
 
 # What became of a request because of the time and the load of then, which do not come again.
 OF_THEN: Final = frozenset({TIMEOUT, DROPPED})

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from gnomon_protos import tensors
 from gnomon_protos.tensors import Array
-from gnomon_server.config import CompareSettings
+from gnomon_server.settings import CompareSettings
 from gnomon_server.shadow.comparing import Compared, Values
-from gnomon_server.wire.messages import KeptRequest, KeptTensor
+from gnomon_server.wire.tallies import KeptRequest, KeptTensor
 
 # Rows of one request that are kept.
 ROWS: Final = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gnomon_server.shadow.comparators import Floats
-from gnomon_server.wire.messages import StratumTally
+from gnomon_server.wire.tallies import StratumTally
 
 
 @dataclass

@@ -22,10 +22,12 @@ from gnomon_server.shadow.outcome import COMPARED, DROPPED, NOT_COMPARABLE, SHAD
 from gnomon_server.shadow.repeats import Repeats
 from gnomon_server.shadow.repetition import Repeated
 from gnomon_server.shadow.strata import Strata
+from gnomon_server.wire.counts import HistogramCounts
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import HistogramCounts, Observing, OutputTally, PairTally
+from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
 from gnomon_server.wire.sketch import Sketch
+from gnomon_server.wire.tallies import OutputTally, PairTally
 
 
 class Tally:

@@ -8,8 +8,8 @@ import numpy as np
 
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.outcome import COMPARED, SHADOW_ERROR, Ended, Uncompared
-from gnomon_server.wire.messages import CallTrace, ShadowTrace
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 METHOD: Final = "inference.GRPCInferenceService/ModelInfer"
 # Traces a report may carry. A span costs its exporter about 50 microseconds.

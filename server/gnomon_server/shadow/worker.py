@@ -9,24 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.errors import LoadError
+from gnomon_server.settings import CompareSettings, MirrorSettings
 from gnomon_server.shadow.alignment import aligned
 from gnomon_server.shadow.memory import Bound, private
 from gnomon_server.shadow.pipeline import NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.wire.channel import Channel
-from gnomon_server.wire.messages import (
-    Drain,
-    Drained,
-    ToChild,
-    VersionRef,
-    VersionState,
-    WorkerAck,
-    WorkerPlan,
-    WorkerReport,
-)
+from gnomon_server.wire.messages import Drained, ToChild, VersionState, WorkerAck, WorkerReport
+from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from gnomon_server.telemetry.prometheus import render
 from gnomon_server.telemetry.signals import complaints, metrics_enabled, tracing_enabled
 from gnomon_server.telemetry.snapshot import PairCounts, Snapshot
 from gnomon_server.telemetry.triton import triton_families
-from gnomon_server.wire.messages import CallTrace, ShadowTrace
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 if TYPE_CHECKING:
     from gnomon_server.telemetry.otlp import OtlpExport

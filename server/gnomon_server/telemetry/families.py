@@ -12,8 +12,8 @@ from typing import Literal
 
 from gnomon_server.telemetry import conventions as names
 from gnomon_server.telemetry.snapshot import PairCounts, Snapshot
+from gnomon_server.wire.counts import HistogramCounts, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DIVERGENCE_BOUNDS, DURATION_BOUNDS, merge
-from gnomon_server.wire.messages import HistogramCounts, InferenceCount
 
 Kind = Literal["counter", "gauge", "histogram"]
 Attributes = tuple[tuple[str, str], ...]

@@ -21,7 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from gnomon_server.telemetry.families import Family, Point
-from gnomon_server.wire.messages import HistogramCounts
+from gnomon_server.wire.counts import HistogramCounts
 
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 # Nobody keeps them. The wire format has them as optional, the SDK's encoder leaves None out, only its types say float.

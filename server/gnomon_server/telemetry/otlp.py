@@ -29,7 +29,7 @@ from gnomon_server.telemetry.metrics import metrics_data
 from gnomon_server.telemetry.signals import metrics_enabled, tracing_enabled
 from gnomon_server.telemetry.snapshot import Snapshot
 from gnomon_server.telemetry.spans import SpanBuilder
-from gnomon_server.wire.messages import CallTrace, ShadowTrace
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 from gnomon_server.telemetry.families import Attributes, Family, Point
-from gnomon_server.wire.messages import HistogramCounts
+from gnomon_server.wire.counts import HistogramCounts
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _UNITS: Final = {"s": "_seconds"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gnomon_server.wire.messages import CallCount, HistogramCounts, InferenceCount, OutputTally
+from gnomon_server.wire.counts import CallCount, HistogramCounts, InferenceCount
+from gnomon_server.wire.tallies import OutputTally
 
 
 @dataclass(frozen=True)

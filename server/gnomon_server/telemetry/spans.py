@@ -18,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from gnomon_server.telemetry import conventions as names
-from gnomon_server.wire.messages import CallTrace, ShadowTrace
+from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 Value = str | int | float | bool
 

@@ -12,7 +12,7 @@ from typing import Final
 from gnomon_server.telemetry import conventions as names
 from gnomon_server.telemetry.families import Family, Point, added
 from gnomon_server.telemetry.snapshot import Snapshot
-from gnomon_server.wire.messages import InferenceCount
+from gnomon_server.wire.counts import InferenceCount
 
 # What Triton calls REJECTED is a request whose time ran out before its run.
 REASONS: Final = {"DEADLINE_EXCEEDED": "REJECTED", "CANCELLED": "CANCELED", "INTERNAL": "BACKEND"}

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from gnomon_server.wire.messages import HistogramCounts
+from gnomon_server.wire.counts import HistogramCounts
 
 # Seconds. Small models answer in tens of microseconds, far below the 5 ms at which the RPC convention begins.
 DURATION_BOUNDS: Final = (

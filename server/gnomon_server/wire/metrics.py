@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gnomon_server.wire.messages import Serial
+from gnomon_server.wire.tallies import Serial
 
 # Share of a request's rows on which any output disagrees.
 DISAGREEMENT: Final = "disagreement"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from gnomon_server.wire.messages import SizeCount
+from gnomon_server.wire.counts import SizeCount
 
 # Numbers of rows that are kept apart; clients choose them, so there must be a bound.
 MOST: Final = 128

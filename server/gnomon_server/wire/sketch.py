@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon_server.wire.messages import SketchCounts
+from gnomon_server.wire.counts import SketchCounts
 
 # Buckets in which a duration doubles.
 STEPS: Final = 64

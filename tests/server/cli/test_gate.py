@@ -17,7 +17,7 @@ from gnomon_server import cli
 from gnomon_server.cli.dataset import Dataset, answered
 from gnomon_server.models import servable
 from gnomon_server.shadow.recording import MAGIC, Found, Head, Run, encode
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 POLICY = """
 [policy]

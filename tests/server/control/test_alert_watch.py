@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import AlertSettings
 from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Alert, Firing, Look, Rollback, Watch
 from gnomon_server.control.alerts.webhook import Webhook
+from gnomon_server.settings import AlertSettings
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = AlertSettings(drops=0.01, window=60.0, dead_after=30.0)

@@ -11,7 +11,8 @@ import pytest
 
 from gnomon_server.control import child as children
 from gnomon_server.control.child import Child
-from gnomon_server.wire.messages import FromChild, VersionRef, WorkerAck, WorkerPlan
+from gnomon_server.wire.messages import FromChild, WorkerAck
+from gnomon_server.wire.plans import VersionRef, WorkerPlan
 
 TESTS = str(Path(child_program.__file__).parent)
 

@@ -11,7 +11,7 @@ from gnomon_server.control import fleet
 from gnomon_server.control.comparison import Pair
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import NotReady
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 
 @pytest.fixture(autouse=True)

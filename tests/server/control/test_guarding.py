@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gnomon_server.config import GuardSettings
 from gnomon_server.control.guarding import ENOUGH, Guarding, tail
 from gnomon_server.control.pressure import Pressure
+from gnomon_server.settings import GuardSettings
+from gnomon_server.wire.counts import InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, DURATION_BOUNDS, Histogram, empty
-from gnomon_server.wire.messages import FrontendReport, InferenceCount
+from gnomon_server.wire.messages import FrontendReport
 
 
 class Frontends:

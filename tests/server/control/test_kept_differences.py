@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-from gnomon_server.config import Settings
 from gnomon_server.control.comparison import Pair
 from gnomon_server.control.differences import PAIRS, Differences
+from gnomon_server.settings import Settings
 from gnomon_server.wire.histogram import DURATION_BOUNDS, empty
-from gnomon_server.wire.messages import (
-    KeptRequest,
-    KeptTensor,
-    PairTally,
-    SegmentFound,
-    SegmentSearch,
-    WorkerReport,
-)
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.tallies import KeptRequest, KeptTensor, PairTally, SegmentFound, SegmentSearch
 
 NOW = 1_700_000_000_000_000_000
 RUNS = empty(DURATION_BOUNDS)

@@ -11,23 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gnomon_server.config import Policy
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair, merged
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.ledger import CLOSED_EPOCHS, Ledger
 from gnomon_server.control.sources import KEPT
 from gnomon_server.control.verdict import verdict
+from gnomon_server.settings import Policy
+from gnomon_server.wire.counts import FeedCount, SourceCount
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram, empty
-from gnomon_server.wire.messages import (
-    FeedCount,
-    MetricCounts,
-    Observed,
-    OutputTally,
-    PairTally,
-    Serial,
-    SourceCount,
-    WorkerReport,
-)
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.tallies import MetricCounts, Observed, OutputTally, PairTally, Serial
 
 replace_struct = msgspec.structs.replace
 KINDS = ("compared", "shadow_error", "timeout", "dropped", "not_comparable")

@@ -14,8 +14,10 @@ from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.desired import Request
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.wire.counts import FeedCount, SourceCount
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import FeedCount, MetricCounts, Observed, PairTally, SourceCount, WorkerReport
+from gnomon_server.wire.messages import WorkerReport
+from gnomon_server.wire.tallies import MetricCounts, Observed, PairTally
 
 ME = Request("m", "me@here", "because")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gnomon_server.control.plan import Key, frontend_plan
 from gnomon_server.control.routes import Route
-from gnomon_server.wire.messages import ModelPlan, ShadowFeed, VersionRef
+from gnomon_server.wire.plans import ModelPlan, ShadowFeed, VersionRef
 
 
 def ref(version: int, model: str = "m") -> VersionRef:

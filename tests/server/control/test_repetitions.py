@@ -8,8 +8,9 @@ import pytest
 
 from gnomon_server.control import latencies, repetitions
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.messages import RepeatedOutput, RepeatTally, SketchCounts
+from gnomon_server.wire.counts import SketchCounts
 from gnomon_server.wire.sketch import EMPTY, Sketch
+from gnomon_server.wire.tallies import RepeatedOutput, RepeatTally
 
 
 def times(*nanoseconds: int, each: int = 1) -> SketchCounts:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from gnomon_protos import control_pb2 as pb
-from gnomon_server.config import Policy
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.reports import from_json, report, to_json
 from gnomon_server.control.routes import Route
 from gnomon_server.control.verdict import verdict
+from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
-from gnomon_server.wire.messages import MetricCounts, Observed, OutputTally, VersionState
+from gnomon_server.wire.messages import VersionState
+from gnomon_server.wire.tallies import MetricCounts, Observed, OutputTally
 
 ROUTE = Route("churn", 3, primary=1, shadows={2: 0.5})
 STATES = (

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import Policy
 from gnomon_server.control.audit import envelope
 from gnomon_server.control.audit.envelope import Unsigned
 from gnomon_server.control.audit.promotion import Promotion, report_of
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import Policy
 
 SIGNER = Signer.made()
 OTHER = Signer.made()

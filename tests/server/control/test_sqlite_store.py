@@ -22,7 +22,7 @@ from gnomon_server.control.store.schema import MIGRATIONS
 from gnomon_server.control.store.sqlite import FILE, SqliteStore
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
-from gnomon_server.wire.messages import OutputTally
+from gnomon_server.wire.tallies import OutputTally
 
 FOUND = AuditEntry("gnomon", "discover", 1)
 FIRST = Route("churn", 1, primary=1, shadows={2: 0.5, 10: 1.0}, idle=frozenset({3, 4}))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gnomon_server.control.comparison import Comparison, Pair
 from gnomon_server.serving.selection import position, selected
 from gnomon_server.shadow.strata import Strata
-from gnomon_server.wire.messages import StratumTally
+from gnomon_server.wire.tallies import StratumTally
 
 PAIR = Pair("m", 1, 2)
 SHARES = st.sampled_from([1.0, 0.5, 0.25, 0.1])

@@ -6,15 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon_server.control.totals import added
+from gnomon_server.wire.counts import CallCount, FeedCount, HistogramCounts, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DURATION_BOUNDS, Histogram
-from gnomon_server.wire.messages import (
-    CallCount,
-    CallTrace,
-    FeedCount,
-    FrontendReport,
-    HistogramCounts,
-    InferenceCount,
-)
+from gnomon_server.wire.messages import FrontendReport
+from gnomon_server.wire.traces import CallTrace
 
 EMPTY = FrontendReport((), (), (), (), 0, 0)
 

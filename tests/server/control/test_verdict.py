@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon_server.config import Policy
 from gnomon_server.control.claims import advice, correlation, design_effect
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import KEEP_WATCHING, PROMOTE, REJECT, Verdict, verdict
+from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32, SYM64
-from gnomon_server.wire.messages import MetricCounts, Observed, Serial
+from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 POLICY = Policy(tolerance=0.05, block=1, min_requests=100, min_duration=60.0)

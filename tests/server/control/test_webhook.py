@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gnomon_server.config import AlertSettings
 from gnomon_server.control.alerts import webhook
 from gnomon_server.control.alerts.watch import Alert, Firing
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import AlertSettings
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ENDED = datetime(2026, 1, 2, 3, 5, 5, tzinfo=UTC)

@@ -19,11 +19,11 @@ from server.models.manifests import digest, golden, spec, write
 
 from gnomon_protos import manifest_pb2
 from gnomon_protos.tensors import FIXED, Array
-from gnomon_server.config import ModelSettings, SessionSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.servable import Servable, load
 from gnomon_server.models.signature import TensorSpec
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.settings import ModelSettings, SessionSettings
+from gnomon_server.wire.plans import VersionRef
 
 ROWS = np.array([[1, 2, 3], [4, 5, 6], [-7, 8.5, 9]], np.float32)
 

@@ -12,15 +12,15 @@ from typing import Self, cast
 import numpy as np
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.session import Session
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.inference import Inference, Layout
 from gnomon_server.serving.transport import Call
+from gnomon_server.settings import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.wire import hello, record
-from gnomon_server.wire.messages import ShadowFeed, VersionRef
+from gnomon_server.wire.plans import ShadowFeed, VersionRef
 from gnomon_server.wire.record import Record
 
 LINE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))

@@ -11,10 +11,10 @@ import pytest
 from server.serving.fakes import Doubler, inference
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import MODEL_DEFAULTS, ModelSettings
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError, Internal
 from gnomon_server.serving.execution import LEAVE_SECONDS, PARALLEL, Ended, Execution
 from gnomon_server.serving.inference import Run, split
+from gnomon_server.settings import MODEL_DEFAULTS, ModelSettings
 
 MOST_ROWS = MODEL_DEFAULTS.max_batch
 

@@ -13,7 +13,7 @@ from server.serving.fakes import Doubler
 from gnomon_server.errors import LoadError
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.holdings import Holdings
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 ONE, TWO, OTHER = (VersionRef(model, version, "") for model, version in (("line", 1), ("line", 2), ("other", 1)))
 

@@ -15,7 +15,7 @@ from server.serving.fakes import Reader, mirrored, shadow
 
 from gnomon_server.serving.feed import FLUSH_BYTES, Feed
 from gnomon_server.wire import record
-from gnomon_server.wire.messages import FeedCount
+from gnomon_server.wire.counts import FeedCount
 
 LIMIT = 1 << 20
 # More than kernels keep for a Unix socket that nobody reads.

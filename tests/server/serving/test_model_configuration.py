@@ -8,11 +8,11 @@ from server.serving.fakes import LINE, NO_SESSION, Doubler
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import DATATYPES
-from gnomon_server.config import MODEL_DEFAULTS, ModelSettings, SessionSettings
 from gnomon_server.models.servable import Servable
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.serving.configuration import config
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.settings import MODEL_DEFAULTS, ModelSettings, SessionSettings
+from gnomon_server.wire.plans import VersionRef
 
 
 def made(

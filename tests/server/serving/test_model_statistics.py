@@ -6,7 +6,7 @@ import telemetry_samples as samples
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.serving.statistics import statistics
-from gnomon_server.wire.messages import InferenceCount, SizeCount
+from gnomon_server.wire.counts import InferenceCount, SizeCount
 
 SIZES = (SizeCount(1, 1, 0.001, 0.002, 0.003), SizeCount(8, 1, 0.01, 0.02, 0.03))
 

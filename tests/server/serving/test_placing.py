@@ -25,7 +25,7 @@ from gnomon_server.serving.placing import Placing
 from gnomon_server.serving.regions import ROOT, Regions
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.telemetry.sampling import Sampler
-from gnomon_server.wire.messages import RegionRef
+from gnomon_server.wire.plans import RegionRef
 
 ROW = np.array([[1.0, 2.0, 3.0]], np.float32)
 SIZE = 256

@@ -8,7 +8,7 @@ from server.serving.fakes import HeldCall
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.errors import BY_STATUS, Exhausted, GnomonError, Internal, NotReady
 from gnomon_server.serving.questions import MOST, Questions
-from gnomon_server.wire.messages import Answer, Counts, CountsWanted, Failure, Given, Question
+from gnomon_server.wire.questions import Answer, Counts, CountsWanted, Failure, Given, Question
 
 SAID = pb.ServerLiveResponse(live=True)
 

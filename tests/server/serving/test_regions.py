@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gnomon_server.errors import InvalidRequest, NotFound
 from gnomon_server.serving.regions import ROOT, Region, Regions
-from gnomon_server.wire.messages import RegionRef
+from gnomon_server.wire.plans import RegionRef
 
 SIZE = 64
 

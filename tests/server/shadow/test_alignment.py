@@ -9,10 +9,10 @@ import pytest
 from server.shadow.fakes import on_the_wire, record_of
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import AlignSettings, MirrorSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import AlignSettings, MirrorSettings
 from gnomon_server.shadow.alignment import Aligned, aligned
 from gnomon_server.shadow.pipeline import Pipeline
 

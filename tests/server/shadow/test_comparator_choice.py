@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from gnomon_server.config import OutputSettings
 from gnomon_server.errors import LoadError
 from gnomon_server.models import overrides
 from gnomon_server.models.manifest import Comparison, Decision
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import OutputSettings
 from gnomon_server.shadow.choice import choose
 
 LABEL = TensorSpec("label", "INT64", (-1,))

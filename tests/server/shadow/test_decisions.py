@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from server.shadow.fakes import ADDER, Adder, on_the_wire, record_of
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import MirrorSettings, OutputSettings
 from gnomon_server.control.comparison import merged
 from gnomon_server.models import overrides
 from gnomon_server.models.manifest import Decision
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import MirrorSettings, OutputSettings
 from gnomon_server.shadow.decisions import Decider, Flips, decider
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
-from gnomon_server.wire.messages import FlipTally, OutputTally
+from gnomon_server.wire.tallies import FlipTally, OutputTally
 
 NAN = float("nan")
 LOAN = Decision((0.3, 0.7), ("deny", "ask", "approve"), "", {("deny", "approve"): 50.0, ("approve", "deny"): 3.0})

@@ -13,8 +13,8 @@ import pytest
 from server.shadow.fakes import ADDER, Adder, added, on_the_wire, record_of
 
 from gnomon_protos import tensors
-from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import CompareSettings, MirrorSettings
 from gnomon_server.shadow.batching import Batch, parse
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.comparing import Compared, Values
@@ -23,8 +23,9 @@ from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.reservoir import ROWS, TENSOR_BYTES
 from gnomon_server.shadow.rows import CHARACTERS, COLUMNS, Rows
 from gnomon_server.shadow.trial import Trial
-from gnomon_server.wire.messages import KeptRequest, KeptTensor, WorkerReport
+from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import KeptRequest, KeptTensor
 
 OFF = CompareSettings(repeat=0, keep=0, segment_rows=0)
 

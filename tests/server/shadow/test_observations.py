@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from server.shadow.fakes import POISON, Adder, added, on_the_wire, record_of
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import MirrorSettings
+from gnomon_server.settings import MirrorSettings
 from gnomon_server.shadow import digests
 from gnomon_server.shadow.digests import BUCKETS, WAYS, Seen, of_rows
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.statistics.knots import GEO32, SYM64
-from gnomon_server.wire.messages import MetricCounts, Observed, Observing
+from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import MetricCounts, Observed
 
 EACH = Observing(block=1)
 

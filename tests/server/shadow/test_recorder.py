@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from server.shadow.fakes import added
 
-from gnomon_server.config import RecordingSettings
+from gnomon_server.settings import RecordingSettings
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Uncompared
 from gnomon_server.shadow.recorder import PARTS, Recorder
 from gnomon_server.shadow.recording import Head, Run, Segment, segments

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
-from gnomon_server.config import RemoteSettings
 from gnomon_server.errors import DeadlineExceeded, Internal, LoadError, NotReady
+from gnomon_server.settings import RemoteSettings
 from gnomon_server.shadow.breaker import Breaker
 from gnomon_server.shadow.remote import Remote
 

@@ -12,12 +12,12 @@ import pytest
 from server.shadow.fakes import ADDER, Adder, added, on_the_wire
 
 from gnomon_protos.tensors import Array
-from gnomon_server.config import CompareSettings, MirrorSettings
 from gnomon_server.errors import Internal
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import CompareSettings, MirrorSettings
 from gnomon_server.shadow.pipeline import Pipeline
-from gnomon_server.wire.messages import PairTally, RepeatTally
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import PairTally, RepeatTally
 
 
 class Moody(Adder):

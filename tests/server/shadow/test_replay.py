@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.shadow.fakes import POISON, Adder, added, on_the_wire, record_of
 
-from gnomon_server.config import MirrorSettings, RecordingSettings
+from gnomon_server.settings import MirrorSettings, RecordingSettings
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.recording import Head, Segment, segments
 from gnomon_server.shadow.replay import Replay
-from gnomon_server.wire.messages import PairTally
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import PairTally
 
 HOUR = 3600.0
 STRANGER = record_of({"z": np.ones((1, 2), np.float32)}, {"sum": np.ones(1, np.float32)})

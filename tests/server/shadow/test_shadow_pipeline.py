@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from server.shadow.fakes import ADDER, POISON, Adder, added, on_the_wire, record_of
 
 from gnomon_protos.tensors import FIXED, Array
-from gnomon_server.config import MirrorSettings
 from gnomon_server.errors import Internal, LoadError
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
+from gnomon_server.settings import MirrorSettings
 from gnomon_server.shadow.batching import group, parse
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.comparing import Compared
@@ -24,8 +24,9 @@ from gnomon_server.shadow.outcome import Uncompared
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.traces import KEPT, KEPT_AGREEING
 from gnomon_server.shadow.trial import Trial
-from gnomon_server.wire.messages import PairTally, WorkerReport
+from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.record import Record
+from gnomon_server.wire.tallies import PairTally
 
 OUTCOMES = ("compared", "shadow_error", "timeout", "dropped", "not_comparable")
 DEFAULTS = MirrorSettings()

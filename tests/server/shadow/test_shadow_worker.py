@@ -17,24 +17,17 @@ import pytest
 from onnx import TensorProto, helper
 from server.shadow.fakes import Adder, added, on_the_wire
 
-from gnomon_server.config import MirrorSettings, RecordingSettings, Settings
 from gnomon_server.errors import LoadError
+from gnomon_server.settings import MirrorSettings, RecordingSettings, Settings
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.recording import Head
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.shadow.worker import Worker
 from gnomon_server.wire import hello
 from gnomon_server.wire.channel import Channel, open_child, open_parent
-from gnomon_server.wire.messages import (
-    Drain,
-    Drained,
-    FromChild,
-    SourceCount,
-    VersionRef,
-    WorkerAck,
-    WorkerPlan,
-    WorkerReport,
-)
+from gnomon_server.wire.counts import SourceCount
+from gnomon_server.wire.messages import Drained, FromChild, WorkerAck, WorkerReport
+from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
 SOURCE = "0123456789abcdef"
 

@@ -8,8 +8,8 @@ import telemetry_samples as samples
 
 from gnomon_server.telemetry import Snapshot, families
 from gnomon_server.telemetry.families import Family, Point
+from gnomon_server.wire.counts import CallCount, HistogramCounts
 from gnomon_server.wire.histogram import CALL_BOUNDS, DIVERGENCE_BOUNDS, DURATION_BOUNDS
-from gnomon_server.wire.messages import CallCount, HistogramCounts
 
 
 def family(name: str, snapshot: Snapshot | None = None) -> Family:

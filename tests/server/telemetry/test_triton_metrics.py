@@ -6,7 +6,7 @@ import pytest
 import telemetry_samples as samples
 
 from gnomon_server.telemetry import triton_families
-from gnomon_server.wire.messages import InferenceCount
+from gnomon_server.wire.counts import InferenceCount
 
 
 def counters(*inferences: InferenceCount) -> dict[str, dict[tuple[str, ...], object]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon_server.wire.messages import SizeCount
+from gnomon_server.wire.counts import SizeCount
 from gnomon_server.wire.sizes import MOST, Sizes, merge
 
 ROWS = st.lists(st.integers(0, 20), max_size=30)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gnomon_server.config import AlertSettings
 from gnomon_server.control.alerts.watch import Look, Watch
 from gnomon_server.control.alerts.webhook import Webhook
+from gnomon_server.settings import AlertSettings
 
 # Alertmanager takes an alert that it does not hear of for five minutes for one that has ended.
 REPEAT_SECONDS: Final = 60.0

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Final, Literal
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import AlertSettings
 from gnomon_server.control.verdict import KEEP_WATCHING
 from gnomon_server.models.lifecycle import READY
+from gnomon_server.settings import AlertSettings
 
 Severity = Literal["info", "warning", "critical"]
 # Seconds for which a switch back counts as news.

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import aiohttp
 
-from gnomon_server.config import AlertSettings
 from gnomon_server.control.alerts.watch import Firing, labels
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import AlertSettings
 
 log = logging.getLogger(__name__)
 

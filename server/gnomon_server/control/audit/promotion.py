@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from gnomon_protos import control_pb2
-from gnomon_server.config import Policy
 from gnomon_server.control import reports
 from gnomon_server.control.audit import envelope
 from gnomon_server.control.audit.signing import Signer
+from gnomon_server.settings import Policy
 
 PREDICATE: Final = "urn:gnomon:promotion:v1"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gnomon_server.config import Settings
 from gnomon_server.control.store import Store
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import Settings
 
 
 def opened(settings: Settings) -> Store:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from gnomon_server.errors import InvalidRequest
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 
 class Source(Protocol):

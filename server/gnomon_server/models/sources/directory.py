@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from gnomon_server.errors import NotFound
 from gnomon_server.models import manifest
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.wire.plans import VersionRef
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from gnomon_server.config import Settings
 from gnomon_server.errors import InvalidRequest
 from gnomon_server.models.sources import Source
-from gnomon_server.wire.messages import VersionRef
+from gnomon_server.settings import Settings
+from gnomon_server.wire.plans import VersionRef
 
 # Stands before the address in the place of a version's folder.
 _ELSEWHERE: Final = "remote:"

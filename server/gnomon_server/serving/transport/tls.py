@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from gnomon_server.config import TlsSettings
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.settings import TlsSettings
 
 # Seconds between two looks at the files.
 LOOK: Final = 1.0
