@@ -115,7 +115,13 @@ class Observation:
 
     def traced(self, call: Call, status: str) -> None:
         """Keeps the trace of a call as it ends, if it is sampled."""
-        if self._sampler.enabled and self.trace(call).sampled:
+        if not self._sampler.enabled:
+            return
+        if call.trace is None and call.metadata("traceparent") is None:
+            call.trace = self._sampler.chosen_root()
+            if call.trace is None:
+                return
+        if self.trace(call).sampled:
             self._keep(call, status)
 
     def calls(self) -> tuple[CallCount, ...]:

@@ -75,6 +75,14 @@ class Sampler:
         """Whether any call can be sampled, so that it is worth reading its context."""
         return self._parent_based or self._bound > 0
 
+    def chosen_root(self) -> TraceContext | None:
+        """Returns the context of a new trace if it is sampled: what is not needs none, and most are not."""
+        low = self._bits(64)
+        if low >= self._bound:
+            return None
+        trace_id = (self._bits(64) << 64 | low) or 1
+        return TraceContext(trace_id.to_bytes(16, "big"), self._bits(64) or 1, 0, True, "")
+
     def context(self, traceparent: str | None = None, tracestate: str | None = None) -> TraceContext:
         """Returns a call's context: of the caller's trace, or of a new one if `traceparent` is absent or invalid."""
         span_id = self._bits(64) or 1

@@ -156,3 +156,19 @@ def test_a_frontend_loads_nothing_of_opentelemetry() -> None:
     code = "import sys, gnomon_server.telemetry.sampling; print([m for m in sys.modules if 'opentelemetry' in m])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_new_trace_is_chosen_as_often_as_the_share_says_and_then_has_all_its_ids() -> None:
+    sampler = Sampler(0.25, parent_based=True, seed=3)
+    found = [sampler.chosen_root() for _ in range(4000)]
+    chosen = [context for context in found if context is not None]
+    assert 900 < len(chosen) < 1100
+    assert all(context.sampled and context.span_id and not context.parent_id for context in chosen)
+    assert len({context.trace_id for context in chosen}) == len(chosen)
+    # As any other service of the trace decides, by the low half of the id.
+    assert all(int.from_bytes(context.trace_id[8:], "big") < 1 << 62 for context in chosen)
+
+
+def test_no_new_trace_is_chosen_where_none_is_wanted() -> None:
+    sampler = Sampler(0.0, parent_based=True)
+    assert [sampler.chosen_root() for _ in range(100)] == [None] * 100

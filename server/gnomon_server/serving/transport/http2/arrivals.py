@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-Headers = tuple[tuple[bytes, bytes], ...]
+from gnomon_server.serving.transport.http2.head import Head
 
 
 class Whole(NamedTuple):
     """A unary request, complete."""
 
     stream: int
-    headers: Headers
-    path: bytes
-    # Seconds, as received.
-    timeout: float | None
+    head: Head
     message: bytes
 
 
@@ -22,9 +19,7 @@ class Opened(NamedTuple):
     """A call of any other method began."""
 
     stream: int
-    headers: Headers
-    path: bytes
-    timeout: float | None
+    head: Head
 
 
 class Message(NamedTuple):
@@ -50,8 +45,7 @@ class Cancelled(NamedTuple):
 class Refused(NamedTuple):
     """A call that the session has answered itself."""
 
-    headers: Headers
-    path: bytes
+    head: Head
     status: str
 
 

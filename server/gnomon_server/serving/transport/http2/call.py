@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gnomon_server.errors import GnomonError
 from gnomon_server.serving.transport import Call
-from gnomon_server.serving.transport.http2.arrivals import Headers
+from gnomon_server.serving.transport.http2.head import Head
 from gnomon_server.serving.transport.http2.metadata import incoming_binary, incoming_text
 
 
@@ -37,25 +37,24 @@ class Http2Call(Call):
         self,
         wire: Wire,
         stream: int,
-        headers: Headers,
         method: str,
-        timeout: float | None,
+        head: Head,
         message: bytes,
         came: tuple[float, int],
     ) -> None:
         super().__init__(method, message, *came)
         self._wire = wire
-        self._headers = headers
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._head = head
+        self._deadline = None if head.timeout is None else time.monotonic() + head.timeout
         self.stream = stream
 
     def metadata(self, key: str) -> str | None:
         """Returns the first text value of a metadata key, or None."""
-        return incoming_text(self._headers, key)
+        return incoming_text(self._head.fields, key)
 
     def binary_metadata(self, key: str) -> bytes | None:
         """Returns the first value of a "-bin" key, or None."""
-        return incoming_binary(self._headers, key)
+        return incoming_binary(self._head.fields, key)
 
     def peer(self) -> str:
         """Returns the peer's address as gRPC prints it."""

@@ -122,11 +122,11 @@ class Calls:
         self._passes.over(call, status)
 
     def _begin(self, whole: Whole) -> None:
-        stream, headers, path, timeout, message = whole
-        name, method = self._common.handlers[path]
-        call = self._calls[stream] = Http2Call(self, stream, headers, name, timeout, message, self._passes.now)
-        if timeout is not None:
-            call.tick = self._common.deadlines.add(call, timeout)
+        stream, head, message = whole
+        name, method = self._common.handlers[head.path]
+        call = self._calls[stream] = Http2Call(self, stream, name, head, message, self._passes.now)
+        if head.timeout is not None:
+            call.tick = self._common.deadlines.add(call, head.timeout)
         try:
             assert isinstance(method, Unary)  # noqa: S101 - the session delivers nothing else as a whole
             method.handle(call)
@@ -153,13 +153,13 @@ class Calls:
             streaming.put(message)
 
     def _open(self, opened: Opened) -> None:
-        stream, headers, path, timeout = opened
-        name, method = self._common.handlers.get(path, (OTHER, None))
-        call = self._calls[stream] = Http2Call(self, stream, headers, name, timeout, b"", self._passes.now)
-        if timeout is not None:
-            call.tick = self._common.deadlines.add(call, timeout)
+        stream, head = opened
+        name, method = self._common.handlers.get(head.path, (OTHER, None))
+        call = self._calls[stream] = Http2Call(self, stream, name, head, b"", self._passes.now)
+        if head.timeout is not None:
+            call.tick = self._common.deadlines.add(call, head.timeout)
         if not isinstance(method, Stream):
-            shown = path.rpartition(b"/")[2].decode("ascii", "backslashreplace")[:64]
+            shown = head.path.rpartition(b"/")[2].decode("ascii", "backslashreplace")[:64]
             call.fail(NotOffered(f"method '{shown}' is not offered"))
             return
         streaming = self._streams[stream] = Streaming(self, call, method)
@@ -190,9 +190,9 @@ class Calls:
 
     def _never_begun(self, arrival: Whole | Opened) -> None:
         """Takes that a call was cancelled before its handler heard of it."""
-        self._observe(Refused(arrival.headers, arrival.path, "CANCELLED"))
+        self._observe(Refused(arrival.head, "CANCELLED"))
 
     def _observe(self, refused: Refused) -> None:
-        name, _ = self._common.handlers.get(refused.path, (OTHER, None))
-        call = Http2Call(self, 0, refused.headers, name, None, b"", self._passes.now)
+        name, _ = self._common.handlers.get(refused.head.path, (OTHER, None))
+        call = Http2Call(self, 0, name, refused.head, b"", self._passes.now)
         self._passes.over(call, refused.status)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gnomon_server.errors import NotOffered
-from gnomon_server.serving.transport.http2.arrivals import Headers
 from gnomon_server.serving.transport.http2.framing import Assembler
+from gnomon_server.serving.transport.http2.head import Head
 
 
 class Incoming:
@@ -26,8 +26,8 @@ class Incoming:
     unread = 0
     unread_bytes = 0
 
-    def __init__(self, headers: Headers, path: bytes, timeout: float | None, unary: bool) -> None:
-        self.headers, self.path, self.timeout, self.unary = headers, path, timeout, unary
+    def __init__(self, head: Head, unary: bool) -> None:
+        self.head, self.unary = head, unary
 
     def feed(self, data: bytes, limit: int) -> list[bytes]:
         """Returns the messages that became complete; none on a unary call, which keeps its own.

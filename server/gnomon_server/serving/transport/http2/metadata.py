@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -72,23 +72,19 @@ def outgoing(pairs: Pairs) -> Fields:
     return fields
 
 
-def incoming_text(headers: Iterable[tuple[bytes, bytes]], key: str) -> str | None:
-    """Returns the first value of a text key, or None."""
-    name = key.encode()
-    for found, value in headers:
-        if found == name:
-            return value.decode("ascii", "replace")
-    return None
+def incoming_text(fields: Mapping[bytes, bytes], key: str) -> str | None:
+    """Returns the value of a text key, or None."""
+    value = fields.get(key.encode())
+    return None if value is None else value.decode("ascii", "replace")
 
 
-def incoming_binary(headers: Iterable[tuple[bytes, bytes]], key: str) -> bytes | None:
+def incoming_binary(fields: Mapping[bytes, bytes], key: str) -> bytes | None:
     """Returns the first value of a "-bin" key, padded or not, or None if there is none or it is no base64."""
-    name = key.encode()
-    for found, value in headers:
-        if found == name:
-            first = value.partition(b",")[0]
-            try:
-                return base64.b64decode(first + b"=" * (-len(first) % 4), validate=True)
-            except binascii.Error:
-                return None
-    return None
+    value = fields.get(key.encode())
+    if value is None:
+        return None
+    first = value.partition(b",")[0]
+    try:
+        return base64.b64decode(first + b"=" * (-len(first) % 4), validate=True)
+    except binascii.Error:
+        return None

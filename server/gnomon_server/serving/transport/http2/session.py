@@ -18,14 +18,13 @@ from gnomon_server.serving.transport.http2.arrivals import (
     Arrival,
     Cancelled,
     HalfClosed,
-    Headers,
     Message,
     Opened,
     Refused,
     Whole,
 )
 from gnomon_server.serving.transport.http2.framing import ENCODINGS, Assembler, only_message, prefix
-from gnomon_server.serving.transport.http2.head import CONTENT_TYPE, Head, read
+from gnomon_server.serving.transport.http2.head import CONTENT_TYPE, Head, Headers, read
 from gnomon_server.serving.transport.http2.incoming import Incoming
 from gnomon_server.serving.transport.http2.limits import Limits
 from gnomon_server.serving.transport.http2.metadata import STATUS, outgoing, percent_encoded
@@ -239,7 +238,7 @@ class Session:
             self._no_grpc(number, head.refused, event.end_stream)
             return
         self.begun += 1
-        stream = self._streams[number] = Incoming(headers, head.path, head.timeout, head.path in self._unary)
+        stream = self._streams[number] = Incoming(head, head.path in self._unary)
         if head.error is not None:
             stream.ended = event.end_stream
             self._refuse(number, stream, head.error, arrivals)
@@ -248,7 +247,7 @@ class Session:
             stream.assembler = Assembler(head.encoding, self._limits.message_bytes)
         if not stream.unary:
             stream.begun = True
-            arrivals.append(Opened(number, headers, head.path, head.timeout))
+            arrivals.append(Opened(number, head))
         if event.end_stream:
             self._end(number, arrivals)
 
@@ -265,7 +264,7 @@ class Session:
                 message = only_message(data, self._limits.message_bytes)
                 if message is not None:
                     stream.ended = stream.begun = True
-                    arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, message))
+                    arrivals.append(Whole(number, stream.head, message))
                     return
         else:
             stream.due += len(data)
@@ -310,7 +309,7 @@ class Session:
             self._held -= stream.held
             stream.held = len(message)
             self._handed += stream.held
-            arrivals.append(Whole(number, stream.headers, stream.path, stream.timeout, message))
+            arrivals.append(Whole(number, stream.head, message))
 
     def _refuse(self, number: int, stream: Incoming, error: GnomonError, arrivals: list[Arrival]) -> None:
         self.finish(number, error.status, str(error))
@@ -390,4 +389,4 @@ def _configuration(limits: Limits) -> ngh2.Configuration:
 
 def _over(number: int, stream: Incoming, status: str) -> Arrival:
     """Returns what the end of a call means to whoever has, or has not, heard of it."""
-    return Cancelled(number, status) if stream.begun else Refused(stream.headers, stream.path, status)
+    return Cancelled(number, status) if stream.begun else Refused(stream.head, status)
