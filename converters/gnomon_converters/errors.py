@@ -9,4 +9,5 @@ class ConversionError(ValueError):
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of a library's error, short enough to stand inside a line of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:300]

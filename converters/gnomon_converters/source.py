@@ -95,7 +95,7 @@ def _rows(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise missing(error) from None
     except (OSError, ValueError, ImportError) as error:
-        raise ConversionError(f"sample {path} cannot be read: {first_line(error)}") from None
+        raise ConversionError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def _csv(path: Path) -> pd.DataFrame:

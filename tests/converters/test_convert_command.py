@@ -61,7 +61,7 @@ def test_json_tells_the_same_to_programs(folder: Path, capsys: pytest.CaptureFix
         (["holdout.csv", "--sample", "holdout.csv"], "holdout.csv is no joblib or pickle file that loads here"),
         (["no_such_module_here:model", "--sample", "holdout.csv"], "module no_such_module_here does not import"),
         (["json:model", "--sample", "holdout.csv"], "module json has no model"),
-        (["churn.joblib", "--sample", "absent.csv"], "sample absent.csv cannot be read"),
+        (["churn.joblib", "--sample", "absent.csv"], "absent.csv cannot be read: No such file or directory"),
         (["churn.joblib", "--sample", "churn.joblib"], "expected a file ending in .csv, .parquet, .npy"),
         (["churn.joblib", "--sample", "holdout.csv", "--labels", "gone"], "labels: expected a column of holdout.csv"),
         (["churn.joblib", "--sample", "holdout.csv", "--tolerance", "-1"], "tolerance: expected a number of at least"),

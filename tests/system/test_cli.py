@@ -79,7 +79,7 @@ def test_models_lists_each_model_once(at: tuple[str, str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = table(done.stdout)
     assert (row["model"], row["primary"]) == ("m", "1")
-    assert "2 (1 of requests), 3 (1 of requests)" in done.stdout
+    assert "2 (100% of requests), 3 (100% of requests)" in done.stdout
 
 
 def test_status_shows_role_state_requests_and_verdict_of_each_version(at: tuple[str, str]) -> None:
@@ -95,7 +95,7 @@ def test_status_shows_role_state_requests_and_verdict_of_each_version(at: tuple[
 def test_a_report_is_words_and_numbers_that_add_up(at: tuple[str, str]) -> None:
     done = gnomon("report", "m", "--shadow", "3", *at)
     assert done.returncode == 0
-    assert "m: version 3 in the shadow of version 1 (1 of requests, since 20" in done.stdout
+    assert "m: version 3 in the shadow of version 1 (100% of requests, since 20" in done.stdout
     assert "verdict: reject, " in done.stdout
     assert " (decided 20" in done.stdout
     assert " requests, 0.0% of rows were met before and left out" in done.stdout
@@ -147,7 +147,7 @@ def test_routes_are_changed_and_the_audit_tells_who_and_why(server: ServerProces
     off = gnomon("shadow", "m", "3", "--off", "--reason", "seen enough", *at)
     assert "version 3" not in off.stdout
     on = gnomon("shadow", "m", "3", "--sample", "0.25", *at)
-    assert "version 3 shadows 0.25 of requests" in on.stdout
+    assert "version 3 shadows 25% of requests" in on.stdout
     for done in (promoted, rolled_back, off, on):
         assert (done.returncode, done.stderr) == (0, "")
 

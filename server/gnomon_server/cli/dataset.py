@@ -83,7 +83,8 @@ def _npz(file: Path, labels: str | None) -> tuple[dict[str, Array], Array | None
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{file} cannot be read: {error}") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InvalidRequest(f"{file} cannot be read: {reason}") from None
     if labels is not None and labels not in arrays:
         raise InvalidRequest(f"labels: expected an array of {file} ({', '.join(arrays)}), received {labels!r}")
     return arrays, arrays.pop(labels) if labels is not None else None

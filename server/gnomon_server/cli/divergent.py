@@ -61,13 +61,20 @@ def _shown(side: Iterable[control_pb2.KeptTensor]) -> str:
 
 
 def _text(kept: control_pb2.KeptTensor) -> str:
-    text = "withheld" if kept.withheld else json.dumps(_values(kept))
+    text = "withheld" if kept.withheld else json.dumps(_short(_values(kept)))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _values(kept: control_pb2.KeptTensor) -> Any:
     array = tensors.from_message(kept.tensor)
     return _strict((tensors.to_text(array) if kept.tensor.datatype == "BYTES" else tensors.widened(array)).tolist())
+
+
+def _short(value: Any) -> Any:
+    """Returns nested lists with as many digits as somebody reads; JSON has all."""
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _strict(value: Any) -> Any:

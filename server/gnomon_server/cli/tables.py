@@ -30,7 +30,7 @@ def models(statuses: Sequence[control_pb2.ModelStatus]) -> RenderableType:
     """Returns one line a model."""
     table = _table("model", "primary", "previous", "shadows", "versions", "state")
     for status in statuses:
-        shadows = ", ".join(f"{s.version} ({s.sample:.3g} of requests)" for s in status.route.shadows)
+        shadows = ", ".join(f"{s.version} ({share(s.sample)} of requests)" for s in status.route.shadows)
         failed = [str(v.version) for v in status.versions if v.state == "failed"]
         primary = next((v.state for v in status.versions if v.version == status.route.primary), "loading")
         state = styled(primary, STYLES) + (f", [bold red]{', '.join(failed)} failed[/]" if failed else "")
@@ -59,12 +59,12 @@ def report(found: control_pb2.Report) -> RenderableType:
     since = f", since {found.since}" if found.since else ""
     state = f", [bold red]{found.shadow_state}[/]: {escape(found.shadow_reason)}" if found.shadow_reason else ""
     lines = [
-        f"{head} ({found.sample:.3g} of requests{since}){state}",
+        f"{head} ({share(found.sample)} of requests{since}){state}",
         f"verdict: {styled(verdict.decision, STYLES)}, {escape(verdict.reason)}{_when(verdict)}",
     ]
     if verdict.more_requests:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
-    lines += [agreement(found.agreement), *findings(verdict.findings), outcomes(found.outcomes)]
+    lines += [agreement(found), *findings(verdict.findings), outcomes(found.outcomes)]
     lines += observations(found.observations)
     lines += thinned(found)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
@@ -123,8 +123,11 @@ def outputs(found: Iterable[control_pb2.OutputReport]) -> Table:
     return table
 
 
-def agreement(interval: control_pb2.Interval) -> str:
+def agreement(found: control_pb2.Report) -> str:
     """Returns the interval as a sentence."""
+    if not found.outcomes.compared:
+        return "agreement: not known yet, as nothing is compared"
+    interval = found.agreement
     span = f"between {interval.low:.2%} and {interval.high:.2%}"
     return f"agreement: {interval.estimate:.2%}, {span} ({interval.method})"
 
@@ -150,7 +153,7 @@ def observations(found: control_pb2.Observations) -> list[str]:
     if found.lost:
         parts.append(f"{found.lost:,} requests lost on the way")
     if found.design_effect:
-        parts.append(f"design effect {found.design_effect:.2g}, correlation {found.correlation:.2f}")
+        parts.append(f"design effect {found.design_effect:.2g}, correlation {found.correlation:z.2f}")
     lines = [f"evidence: {', '.join(parts)}"]
     return [*lines, f"[yellow]{escape(found.advice)}[/]"] if found.advice else lines
 
@@ -177,7 +180,7 @@ def thinned(found: control_pb2.Report) -> list[str]:
         when = f"from {one.since} to {one.until}" if one.until else f"[yellow]since {one.since}[/]"
         lines.append(f"thinned: {when}, down to {one.factor:.3g} of the share ({one.cause})")
     if len(found.strata) > 1:
-        shares = "; ".join(f"{s.agreement:.2%} of {s.compared:,} at {s.sample:.3g}" for s in found.strata)
+        shares = "; ".join(f"{s.agreement:.2%} of {s.compared:,} at {share(s.sample)}" for s in found.strata)
         lines.append(f"by share of requests: {shares}; all traffic {found.agreement_of_traffic:.2%}")
     return lines
 
@@ -206,6 +209,11 @@ def repetition(found: control_pb2.Repetition) -> list[str]:
     return [*lines, f"[bold red]note[/]: {escape(found.note)}"] if found.note else lines
 
 
+def share(value: float) -> str:
+    """Returns a share of requests in percent, with no digit more than it has."""
+    return f"{100 * value:.3g}%"
+
+
 def seconds(value: float) -> str:
     """Returns a duration with a unit that fits."""
     if value < 1e-3:
@@ -231,7 +239,7 @@ def route(change: control_pb2.RouteChange) -> str:
     parts = [f"primary is version {after.primary}"]
     if after.previous:
         parts.append(f"version {after.previous} stays warm for a rollback")
-    parts += [f"version {s.version} shadows {s.sample:.3g} of requests" for s in after.shadows]
+    parts += [f"version {s.version} shadows {share(s.sample)} of requests" for s in after.shadows]
     return "; ".join(parts)
 
 

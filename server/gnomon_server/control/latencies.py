@@ -34,7 +34,7 @@ def transferred(primary: SketchCounts, own: SketchCounts, shadow: SketchCounts, 
     """Returns what a shadow would take in its primary's place.
 
     That is what the primary takes, by the ratio of the two where both ran alone, on the same requests, beside each
-    other in the shadow's worker. `own` is the primary's version there.
+    other in the shadow's worker. `own` is the primary's version there. Zeros where there is too little to bound it.
     """
     sides = (primary, own, shadow)
     if not all(times.buckets for times in sides):
@@ -52,6 +52,9 @@ def transferred(primary: SketchCounts, own: SketchCounts, shadow: SketchCounts, 
                 high=a.high * c.high / b.low if known else inf,
             )
         )
+    # A few runs say next to nothing, and one that the system held up would decide.
+    if moved[0].high == inf:
+        return control_pb2.Latency()
     return _message(own.count, means[0] * means[2] / max(means[1], 1e-9), *moved)
 
 

@@ -96,11 +96,9 @@ def article(report: control_pb2.Report) -> str:
     )
     return (
         f"<article><h3>version {report.shadow} in the shadow of version {report.primary} "
-        f"<span class=soft>({report.sample:.0%} of requests)</span></h3>"
+        f"<span class=soft>({100 * report.sample:.3g}% of requests)</span></h3>"
         f'<p><span class="verdict {kind}">{escape(report.verdict.decision)}</span>: {escape(report.verdict.reason)}</p>'
-        f"{_bar(report.agreement, kind)}"
-        f"<p>Agreement {report.agreement.estimate:.2%}, interval {report.agreement.low:.2%} to "
-        f"{report.agreement.high:.2%} <span class=soft>({escape(report.agreement.method)})</span></p>"
+        f"{_agreement(report, kind)}"
         f"{''.join(_finding(f) for f in report.verdict.findings if f.metric != 'disagreement')}"
         f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
@@ -163,6 +161,16 @@ def _outcomes(outcomes: control_pb2.Outcomes) -> str:
     }
     shown = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
     return f"{outcomes.selected:,} requests selected" + (f": {shown}" if shown else "")
+
+
+def _agreement(report: control_pb2.Report, kind: str) -> str:
+    if not report.outcomes.compared:
+        return ""
+    found = report.agreement
+    return (
+        f"{_bar(found, kind)}<p>Agreement {found.estimate:.2%}, interval {found.low:.2%} to {found.high:.2%} "
+        f"<span class=soft>({escape(found.method)})</span></p>"
+    )
 
 
 def _bar(interval: control_pb2.Interval, kind: str) -> str:

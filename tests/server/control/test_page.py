@@ -79,6 +79,14 @@ def test_a_page_shows_versions_counts_evidence_and_changes() -> None:
         assert part in text
 
 
+def test_a_page_names_no_agreement_before_a_request_is_compared() -> None:
+    early = view()
+    early.reports[0].outcomes.CopyFrom(pb.Outcomes(selected=3, pending=3))
+    page = render(early)
+    assert "Agreement" not in Reader(page).text
+    assert "agreement between" not in page
+
+
 def test_what_came_from_outside_is_text_and_never_markup() -> None:
     page = render(view(HOSTILE))
     assert HOSTILE not in page

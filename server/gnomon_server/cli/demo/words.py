@@ -79,7 +79,8 @@ def board(reports: Mapping[int, control_pb2.Report], counts: Counts, options: Op
 def line(reports: Mapping[int, control_pb2.Report], counts: Counts) -> str:
     """Returns the same in one line."""
     shadows = "; ".join(
-        f"version {version}: {report.outcomes.compared:,} compared, {report.agreement.estimate:.1%} agree"
+        f"version {version}: {report.outcomes.compared:,} compared"
+        + (f", {report.agreement.estimate:.1%} agree" if report.outcomes.compared else "")
         for version, report in reports.items()
     )
     return f"traffic    {counts.answered:,} answered, {counts.failed} failed, {counts.rate:.0f}/s; {shadows}"
@@ -141,7 +142,7 @@ def _users(ending: Ending) -> str:
 
 def _accounts(ending: Ending) -> list[str]:
     return [
-        f"[bold]Every mirrored request[/] is accounted for, version {version} so far: {outcomes(report.outcomes)}."
+        f"[bold]Every mirrored request[/] for version {version} is accounted for; {outcomes(report.outcomes)}."
         for version, report in ending.reports.items()
     ]
 
