@@ -23,7 +23,7 @@ margin:0 0 1.25rem}
 article{border-top:1px solid var(--line);margin-top:1rem;padding-top:1rem}
 table{border-collapse:collapse;width:100%}th{color:var(--soft);font-weight:500;text-align:left}
 td,th{padding:.25rem .75rem .25rem 0;vertical-align:top}td.n,th.n{text-align:right}
-.scroll{overflow-x:auto}p{margin:.4rem 0}.soft{color:var(--soft)}
+.scroll{overflow-x:auto}.scroll+.scroll{margin-top:.8rem}p{margin:.4rem 0}.soft{color:var(--soft)}
 .promote,.ready{color:var(--good)}.reject,.failed{color:var(--bad)}.keep,.loading{color:var(--wait)}
 .verdict{font-weight:600}.bar{position:relative;height:10px;border-radius:5px;background:var(--bar);margin:.5rem 0}
 .bar i{position:absolute;top:0;bottom:0;border-radius:5px;background:currentColor;opacity:.45}
