@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gnomon_server.cli import COMMANDS
+from gnomon_server.shadow.comparators import COMPARATORS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -42,6 +43,14 @@ def test_readme_names_every_command() -> None:
         import_module(module).add_parser(subparsers)
     text = README.read_text()
     assert [name for name in subparsers.choices if f"gnomon {name}" not in text] == []
+
+
+def test_the_page_of_comparators_names_each_with_its_parameters() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "comparators.md").read_text().splitlines() if "`" in line]
+    told = {name: row[3] for row in rows if len(row) == 4 for name in re.findall(r"`(\w+)`", row[0])}
+    assert told.keys() == COMPARATORS.keys()
+    for name, entry in COMPARATORS.items():
+        assert set(re.findall(r"`(\w+)`", told[name])) == set(entry.parameters), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
