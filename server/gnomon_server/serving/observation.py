@@ -109,20 +109,21 @@ class Observation:
             if histogram is None:
                 histogram = self._calls[key] = Histogram(CALL_BOUNDS)
             histogram.add_all(seconds)
-        if self._sampler.enabled:
-            for call, status in ended:
-                self.traced(call, status)
+        for call, status in ended:
+            self.traced(call, status)
 
     def traced(self, call: Call, status: str) -> None:
-        """Keeps the trace of a call as it ends, if it is sampled."""
-        if not self._sampler.enabled:
-            return
+        """Keeps the trace of a call as it ends, if it is sampled, and lets go of what was noted for it."""
+        if self._sampler.enabled and self._sampled(call):
+            self._keep(call, status)
+        # An inference knows its call: as long as the call knows it too, only the garbage collector could free both.
+        call.note = None
+
+    def _sampled(self, call: Call) -> bool:
         if call.trace is None and call.metadata("traceparent") is None:
             call.trace = self._sampler.chosen_root()
-            if call.trace is None:
-                return
-        if self.trace(call).sampled:
-            self._keep(call, status)
+            return call.trace is not None
+        return self.trace(call).sampled
 
     def calls(self) -> tuple[CallCount, ...]:
         """Returns the calls by method and status."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -115,13 +117,28 @@ async def test_a_request_waits_with_the_priority_that_it_names(
     given: dict[str, int] | None, priority: int, bench: Bench
 ) -> None:
     parameters = {} if given is None else {"priority": pb.InferParameter(**given)}  # type: ignore[arg-type]
-    call = await bench.ask(request("line", {"x": ROW}, parameters=parameters))
+    call = bench.put(request("line", {"x": ROW}, parameters=parameters))
     assert isinstance(call.note, Inference)
     assert call.note.layout.priority == priority
     # One that has another priority is of another kind, since a batch has one place in the line.
-    other = await bench.ask(request("line", {"x": ROW}, parameters={"priority": pb.InferParameter(uint64_param=9)}))
+    other = bench.put(request("line", {"x": ROW}, parameters={"priority": pb.InferParameter(uint64_param=9)}))
     assert isinstance(other.note, Inference)
     assert other.note.layout.kind != call.note.layout.kind
+    await asyncio.gather(call.over.wait(), other.over.wait())
+
+
+async def test_what_has_ended_is_free_without_the_garbage_collector(bench: Bench) -> None:
+    call = await bench.ask(request("line", {"x": ROW}))
+    gone = weakref.ref(call)
+    gc.disable()
+    try:
+        del call
+        # The thread of the run lets go of it in its own time.
+        async with asyncio.timeout(30):
+            while gone() is not None:
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 async def test_an_answer_explains_itself_if_it_is_asked_to(bench: Bench, address: str) -> None:
