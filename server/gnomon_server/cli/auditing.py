@@ -196,7 +196,7 @@ def _verify(
     except chain.Broken as error:
         say(f"the audit is broken: {error}")
         return 1
-    trust = "the keys that you named" if arguments.key else "what the server says is its key (--key names one to trust)"
+    trust = "the keys that you named" if arguments.key else "a key that it names itself (--key names one to trust)"
     known = f"; {len(kept)} checkpoint{'s' * (len(kept) != 1)} kept" if kept else "; no checkpoint: its end is unproven"
     say(f"{count:,} entries, each as it was written and signed by {trust}{known}")
     return 0

@@ -201,10 +201,11 @@ def _range(low: float, high: float) -> str:
 
 def repetition(found: control_pb2.Repetition) -> list[str]:
     """Returns what requests showed that were run again."""
-    alone = f"primary {latency(found.own_latency)}; shadow {latency(found.shadow_latency)}"
     lines = [
         f"                      shadow, as a primary, {latency(found.as_primary)}",
-        f"  as {found.requests:,} requests say that ran alone in the shadow's worker: {alone}",
+        f"  {found.requests:,} of them ran again, alone, in the shadow's worker:",
+        f"                      primary {latency(found.own_latency)}",
+        f"                      shadow {latency(found.shadow_latency)}",
     ]
     return [*lines, f"[bold red]note[/]: {escape(found.note)}"] if found.note else lines
 

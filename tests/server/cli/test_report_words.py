@@ -43,6 +43,16 @@ def test_a_report_with_comparisons_names_the_agreement_and_its_bounds() -> None:
     assert "agreement: 90.00%, between 50.00% and 100.00% (some way)" in shown(report())
 
 
+def test_what_a_few_requests_alone_took_is_no_latency_of_a_primary() -> None:
+    found = report()
+    found.repetition.requests = 2
+    found.repetition.own_latency.CopyFrom(pb.Latency(count=2, mean=0.131, p50=33e-6, p50_high=float("inf")))
+    text = shown(found)
+    assert "shadow, as a primary, not measured yet" in text
+    assert "2 of them ran again, alone, in the shadow's worker" in text
+    assert "primary mean 131 ms" in text
+
+
 def test_a_correlation_of_nothing_has_no_sign() -> None:
     assert "correlation 0.00" in shown(report())
 
