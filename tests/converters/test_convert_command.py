@@ -56,7 +56,6 @@ def test_json_tells_the_same_to_programs(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["churn.joblib"], "a sample is needed to verify the conversion: --sample FILE"),
         (["absent.joblib", "--sample", "holdout.csv"], "expected a joblib or pickle file or module:attribute"),
         (["holdout.csv", "--sample", "holdout.csv"], "holdout.csv is no joblib or pickle file that loads here"),
         (["no_such_module_here:model", "--sample", "holdout.csv"], "module no_such_module_here does not import"),
@@ -75,6 +74,13 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_2(
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    assert not (folder / "models").exists()
+
+
+def test_nothing_is_converted_without_a_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        convert("churn.joblib")
+    assert "required: --sample" in capsys.readouterr().err
     assert not (folder / "models").exists()
 
 

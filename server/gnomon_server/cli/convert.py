@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a joblib or pickle file, or module:attribute")
     parser.add_argument("--name", required=True, metavar="M", help="name of the model")
     parser.add_argument("--repository", required=True, metavar="DIR", help="folder of models")
-    parser.add_argument("--sample", metavar="FILE", help=".csv, .parquet or .npy with rows to verify on")
+    parser.add_argument("--sample", required=True, metavar="FILE", help=".csv, .parquet or .npy with rows to verify on")
     parser.add_argument("--labels", metavar="COLUMN", help="the sample's column with the true answers, for metrics")
     parser.add_argument("--version", type=int, metavar="N", help="number of the version (default: the next one)")
     parser.add_argument(
@@ -52,10 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> Published:
-    from gnomon_converters import ConversionError, publish, source
+    from gnomon_converters import publish, source
 
-    if arguments.sample is None:
-        raise ConversionError("a sample is needed to verify the conversion: --sample FILE")
     loaded = source.load(arguments.source)
     rows, labels = source.read_sample(arguments.sample, arguments.labels)
     return publish(
