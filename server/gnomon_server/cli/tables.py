@@ -64,7 +64,7 @@ def report(found: control_pb2.Report) -> RenderableType:
     ]
     if verdict.more_requests:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
-    lines += [agreement(found), *findings(verdict.findings), outcomes(found.outcomes)]
+    lines += [agreement(found), *findings(verdict.findings), f"requests: {outcomes(found.outcomes)}"]
     lines += observations(found.observations)
     lines += thinned(found)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
@@ -170,7 +170,7 @@ def outcomes(found: control_pb2.Outcomes) -> str:
         "on the way": found.pending,
     }
     shown = " + ".join(f"{count:,} {name}" for name, count in parts.items() if count or name == "compared")
-    return f"requests: {found.selected:,} selected = {shown}"
+    return f"{found.selected:,} selected = {shown}"
 
 
 def thinned(found: control_pb2.Report) -> list[str]:

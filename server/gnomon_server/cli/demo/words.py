@@ -142,7 +142,7 @@ def _users(ending: Ending) -> str:
 
 def _accounts(ending: Ending) -> list[str]:
     return [
-        f"[bold]Every mirrored request[/] for version {version} is accounted for; {outcomes(report.outcomes)}."
+        f"[bold]Every mirrored request[/] for version {version} is accounted for: {outcomes(report.outcomes)}."
         for version, report in ending.reports.items()
     ]
 
