@@ -9,7 +9,7 @@ ONNX := .venv-onnx
 TRITON := .venv-triton
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit conformance foreign bench peers verdicts foreign-debian lock protos clean help
+.PHONY: demo test lint unit grpcio conformance foreign bench peers verdicts foreign-debian lock protos clean help
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev $(RECEIVER)/.done
 	$(VENV)/bin/pytest --ignore=tests/foreign
+
+grpcio: $(VENV)/.dev $(RECEIVER)/.done  ## the system tests once more, over the transport of grpcio
+	GNOMON_TRANSPORT=grpcio $(VENV)/bin/pytest tests/system
 
 conformance: $(VENV)/.dev $(ONNX)/.done  ## ONNX's own test data served, bit by bit what onnxruntime answers in process
 	PYTHONPATH=tests $(VENV)/bin/python -m conformance.onnx_backend $(ONNX)/lib/python3.*/site-packages/onnx/backend/test/data

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +20,9 @@ from gnomon_protos.tensors import Array, TensorError
 from gnomon_server.errors import LISTED, InvalidRequest, NotOffered, listed, quoted
 from gnomon_server.models import parameters, weight
 from gnomon_server.models.signature import Signature, TensorSpec
+
+# Texts of one input: each becomes an object of its own, and more would keep everybody else waiting for seconds.
+MOST_TEXTS: Final = 1 << 20
 
 
 def parse(message: bytes) -> pb.ModelInferRequest:
@@ -172,6 +177,8 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
         given = " with every dimension given" if any(dim < 0 for dim in shape) else ""
         shown = str(list(shape[:16])) if len(shape) <= 16 else f"{len(shape)} dimensions"
         raise InvalidRequest(f"input {spec.name!a}: expected {spec.expected}{given}, received {shown}")
+    if spec.datatype == "BYTES" and (texts := prod(shape)) > MOST_TEXTS:
+        raise InvalidRequest(f"input {spec.name!a}: expected at most {MOST_TEXTS} BYTES elements, received {texts}")
     return shape
 
 

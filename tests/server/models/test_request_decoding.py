@@ -233,3 +233,11 @@ def test_a_text_from_a_client_is_shown_in_printable_ascii(text: str) -> None:
     shown = quoted(text)
     assert shown.isascii()
     assert shown.isprintable()
+
+
+def test_more_texts_than_can_be_read_at_once_are_refused_before_they_are_read() -> None:
+    texts = (1 << 20) + 1
+    message = request("line", {"x": X, "s": S})
+    message.inputs[1].shape[:] = [texts]
+    message.raw_input_contents[1] = bytes(4 * texts)
+    assert refused(message) == f"input 's': expected at most {1 << 20} BYTES elements, received {texts}"
