@@ -10,9 +10,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from gnomon_protos.tensors import Array
 from gnomon_server.errors import Cancelled, DeadlineExceeded, Exhausted, GnomonError, Internal
@@ -35,8 +34,7 @@ REST: Final = 50
 _NEWEST: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """What became of requests that ended together."""
 
     batch: Sequence[Inference]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,9 +34,8 @@ class Layout:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a version."""
+class Run(NamedTuple):
+    """One run of a version; made for every pass, and a frozen dataclass takes three times as long to make."""
 
     # Rows and requests in it.
     rows: int

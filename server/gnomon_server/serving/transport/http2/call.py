@@ -42,7 +42,9 @@ class Http2Call(Call):
         message: bytes,
         came: tuple[float, int],
     ) -> None:
-        super().__init__(method, message, *came)
+        # What the base would do: this is made for every call.
+        self.method, self.message = method, message
+        self.start, self.start_ns = came
         self._wire = wire
         self._head = head
         self._deadline = None if head.timeout is None else time.monotonic() + head.timeout
