@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,10 +42,10 @@ NO_GRPC = ("http 4", "reset 1")
 MAY_BE_NO_GRPC = {"odd headers", "no method"}
 # Words of libraries and of Python that no client should read.
 FOREIGN_WORDS = (b"Traceback", b"site-packages", b".py", b"onnxruntime", b"numpy", b"<class")
-# Share of the samples in which the server comes to have everything that it will ever need, and then those whose lowest
-# is compared with that of the last ones: what a bomb took is given back sooner or later.
-WARM, LEVEL = 0.25, 0.25
-# MiB that a process may be above its level after the warm-up: allocators keep pages in another pattern each time.
+# Share of the samples in which the server comes to have everything that it will ever need.
+WARM = 0.25
+# MiB by which a process may have risen since, beyond what the samples' own scatter explains: what a bomb took is given
+# back sooner or later, and allocators keep pages in another pattern each time.
 SLACK = 8.0
 # Samples without which there is no telling.
 ENOUGH = 8
@@ -69,14 +70,13 @@ class Report:
         """Calls that were not answered with OK."""
         return self.calls - self.statuses["0"]
 
-    def grown(self) -> dict[str, float]:
-        """MiB by which the level of each process has risen since the warm-up; nothing after too few samples."""
+    def risen(self) -> dict[str, tuple[float, float]]:
+        """MiB by which each process has risen since the warm-up, and the standard error; nothing after few samples."""
         count = len(self.memory)
         if count < ENOUGH:
             return {}
-        begin, width = int(count * WARM), max(1, int(count * LEVEL))
-        early, late = self.memory[begin : begin + width], self.memory[-width:]
-        return {name: round(lowest(name, late) - lowest(name, early), 1) for name in self.memory[-1]}
+        after = self.memory[int(count * WARM) :]
+        return {name: rise([sample[name] for sample in after if name in sample]) for name in self.memory[-1]}
 
     def lines(self) -> Iterable[str]:
         """What a person wants to know."""
@@ -85,7 +85,8 @@ class Report:
         yield "raids: " + ", ".join(f"{name}: {count}" for name, count in sorted(self.raids.items()))
         for name in self.memory[-1]:
             yield f"MiB of {name}: " + " ".join(f"{sample.get(name, 0):.0f}" for sample in self.memory)
-        yield f"grown since the warm-up: {self.grown()}"
+        for name, (risen, error) in self.risen().items():
+            yield f"{name} has risen by {risen:.1f} MiB since the warm-up, with a standard error of {error:.1f}"
         yield from (f"FAILED {failure}" for failure in self.failures[:20])
 
 
@@ -111,7 +112,9 @@ async def siege(server: ServerProcess, calls: int, seed: int, samples: int = 20,
         if not await _let_go(server, before):
             report.failures.append(f"{files(server)} files are open, {before} were before")
         report.failures += [f"log: {line.strip()}" for line in server.log if "Traceback" in line]
-    report.failures += [f"{name} grew by {grown} MiB" for name, grown in report.grown().items() if grown > SLACK]
+    for name, (risen, error) in report.risen().items():
+        if grew(risen, error):
+            report.failures.append(f"{name} grew by {risen:.1f} MiB")
     return report
 
 
@@ -177,9 +180,15 @@ def judged(each: Forgery, outcome: Outcome, strict: bool) -> str:
     return ""
 
 
-def lowest(name: str, samples: Iterable[dict[str, float]]) -> float:
-    """Returns the least memory of a process among samples."""
-    return min(sample[name] for sample in samples if name in sample)
+def rise(sizes: Sequence[float]) -> tuple[float, float]:
+    """Returns by how much the least-squares line through sizes rises from the first to the last, and its error."""
+    (slope, _), covariance = np.polyfit(np.linspace(0, 1, len(sizes)), sizes, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
+
+
+def grew(risen: float, error: float) -> bool:
+    """Whether a rise is more than the slack and two standard errors."""
+    return risen - 2 * error > SLACK
 
 
 def files(server: ServerProcess) -> int:

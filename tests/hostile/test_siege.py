@@ -11,7 +11,7 @@ import pytest
 from hostile import repository
 from hostile.forgeries import forgery
 from hostile.raids import RAIDS
-from hostile.siege import judged, sent, siege
+from hostile.siege import SLACK, grew, judged, rise, sent, siege
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import ServerProcess
@@ -60,3 +60,12 @@ def test_any_calls_end_as_a_mistake_may(server: ServerProcess, transport: str) -
         assert not any(problems), list(zip(problems, outcomes, strict=True))
 
     check()
+
+
+@pytest.mark.parametrize("scatter", [0.0, 8.0])
+def test_memory_that_grows_is_told_from_memory_that_comes_and_goes(scatter: float) -> None:
+    chance = random.Random(5)
+    level = [150 + scatter * chance.uniform(-1, 1) for _ in range(15)]
+    growing = [size + 4 * SLACK * number / 14 for number, size in enumerate(level)]
+    assert not grew(*rise(level))
+    assert grew(*rise(growing))
