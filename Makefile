@@ -49,8 +49,8 @@ foreign-debian: $(VENV)/.dev  ## nghttp2's h2load against a server; needs Debian
 	$(VENV)/bin/pytest tests/foreign/h2load_checks.py
 
 .PHONY: siege
-siege: $(VENV)/.dev  ## 240,000 bad calls, and raids on connections, with good calls beside them: flat memory, no failure
-	$(VENV)/bin/python tests/hostile/siege.py --calls 200000 --seed $(SEED)
+siege: $(VENV)/.dev  ## 640,000 bad calls, and raids on connections, with good calls beside them: flat memory, no failure
+	$(VENV)/bin/python tests/hostile/siege.py --calls 600000 --seed $(SEED)
 	$(VENV)/bin/python tests/hostile/siege.py --calls 40000 --seed $(SEED) --transport grpcio
 SEED ?= 1
 

@@ -1,6 +1,6 @@
 """A siege: forgeries and raids by the thousand against a real server, with good requests beside them all the while.
 
-`python tests/hostile/siege.py --calls 200000 --seed 1 --transport http2` runs one, prints what it saw, and exits 1 if
+`python tests/hostile/siege.py --calls 600000 --seed 1 --transport http2` runs one, prints what it saw, and exits 1 if
 the server failed: a call that hung or ended with a status that no client's mistake has, a good request that was not
 answered rightly, memory that grew after the warm-up, or an error in the log. `make siege` runs it on both transports.
 """
