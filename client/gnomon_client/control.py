@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -21,6 +21,7 @@ from gnomon_protos.manifest_pb2 import Manifest
 _SERVICE: Final = "/gnomon.v1.Control/"
 
 Answer = TypeVar("Answer", bound=Message)
+Label = str | int | float | bool
 
 
 class Control:
@@ -134,6 +135,24 @@ class Control:
         """Makes it so many frontends, until the server is started anew; returns how many answer."""
         return self._change("Scale", pb.ScaleRequest(workers=workers), pb.ScaleResponse, timeout)
 
+    def feedback(
+        self,
+        model: str,
+        labels: Iterable[tuple[str, Label | Sequence[Label]] | tuple[str, Label | Sequence[Label], str]],
+        shadow: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> pb.FeedbackResponse:
+        """Says what became known of at most 10,000 requests: their id, a label a row, and when (RFC 3339; now).
+
+        A label is text or a number. Sending them again does no harm: the first label of a request counts.
+        """
+        items = [
+            pb.Label(id=name, labels=_texts(values), time=time[0] if time else "") for name, values, *time in labels
+        ]
+        request = pb.FeedbackRequest(model=model, shadow=shadow, labels=items)
+        return self._look("Feedback", request, pb.FeedbackResponse, timeout)
+
     def rollback(self, model: str, reason: str = "", *, timeout: float | None = None) -> pb.RouteChange:
         """Makes the previous primary the primary again."""
         request = pb.RollbackRequest(model=model, actor=self.actor, reason=reason)
@@ -162,6 +181,11 @@ class Control:
 
 def _same(message: Any) -> Any:
     return message
+
+
+def _texts(values: Label | Sequence[Label]) -> list[str]:
+    rows = [values] if isinstance(values, (str, int, float)) else values
+    return [str(row) for row in rows]
 
 
 def _own_name() -> str:

@@ -273,6 +273,7 @@ class Report(_message.Message):
     STRATA_FIELD_NUMBER: _builtins.int
     AGREEMENT_OF_TRAFFIC_FIELD_NUMBER: _builtins.int
     THINNINGS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     primary: _builtins.int
     shadow: _builtins.int
@@ -320,6 +321,10 @@ class Report(_message.Message):
     def thinnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Thinning]:
         """When the guard thinned the mirroring of this model, newest first."""
 
+    @_builtins.property
+    def labels(self) -> Global___Labels:
+        """What became known later; unset where no label was received and the policy asks for none."""
+
     def __init__(
         self,
         *,
@@ -344,10 +349,11 @@ class Report(_message.Message):
         strata: _abc.Iterable[Global___Stratum] | None = ...,
         agreement_of_traffic: _builtins.float = ...,
         thinnings: _abc.Iterable[Global___Thinning] | None = ...,
+        labels: Global___Labels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "segments", b"segments", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "labels", b"labels", "observations", b"observations", "outcomes", b"outcomes", "primary_latency", b"primary_latency", "repetition", b"repetition", "segments", b"segments", "shadow_latency", b"shadow_latency", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "agreement_of_traffic", b"agreement_of_traffic", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "segments", b"segments", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "strata", b"strata", "thinnings", b"thinnings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "agreement_of_traffic", b"agreement_of_traffic", "labels", b"labels", "model", b"model", "observations", b"observations", "outcomes", b"outcomes", "outputs", b"outputs", "primary", b"primary", "primary_digest", b"primary_digest", "primary_latency", b"primary_latency", "repetition", b"repetition", "sample", b"sample", "segments", b"segments", "shadow", b"shadow", "shadow_digest", b"shadow_digest", "shadow_latency", b"shadow_latency", "shadow_reason", b"shadow_reason", "shadow_state", b"shadow_state", "since", b"since", "strata", b"strata", "thinnings", b"thinnings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1464,3 +1470,226 @@ class GetManifestRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetManifestRequest: _TypeAlias = GetManifestRequest  # noqa: Y015
+
+@_typing.final
+class Labels(_message.Message):
+    """Labels that came after the answers, joined to what both versions had decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    CONFLICTING_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BOTH_RIGHT_FIELD_NUMBER: _builtins.int
+    PRIMARY_RIGHT_FIELD_NUMBER: _builtins.int
+    SHADOW_RIGHT_FIELD_NUMBER: _builtins.int
+    BOTH_WRONG_FIELD_NUMBER: _builtins.int
+    PRIMARY_LOSS_FIELD_NUMBER: _builtins.int
+    SHADOW_LOSS_FIELD_NUMBER: _builtins.int
+    MEAN_DELAY_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    LABELLED_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    GREATEST_FIELD_NUMBER: _builtins.int
+    output: _builtins.str
+    """What they are about, and how a decision is judged: "label", "absolute" or "squared"."""
+    loss: _builtins.str
+    joined: _builtins.int
+    """Labels by what became of them: joined to a request, after its horizon, for a request that has one (of these, those
+    that say something else), not fit, without a request, and on the way to one of these.
+    """
+    late: _builtins.int
+    duplicate: _builtins.int
+    conflicting: _builtins.int
+    refused: _builtins.int
+    unknown: _builtins.int
+    waiting: _builtins.int
+    rows: _builtins.int
+    """Rows with a label; by who is right, where labels are compared (McNemar's table)."""
+    both_right: _builtins.int
+    primary_right: _builtins.int
+    shadow_right: _builtins.int
+    both_wrong: _builtins.int
+    primary_loss: _builtins.float
+    """Means over these rows, in the unit of the output; of labels, the share that is wrong."""
+    shadow_loss: _builtins.float
+    mean_delay: _builtins.float
+    """Seconds from the answer to the label."""
+    horizon: _builtins.float
+    """Seconds in which labels come, as the policy says; 0: they are not judged, and nothing below is set."""
+    due: _builtins.int
+    """Requests in the observations that are older, and those of them that have a label."""
+    labelled: _builtins.int
+    greatest: _builtins.float
+    """The greatest loss of a number, in the unit of the output or its square."""
+    @_builtins.property
+    def difference(self) -> Global___Interval:
+        """Of the greatest loss, the share by which the shadow loses more, over the requests that are due."""
+
+    def __init__(
+        self,
+        *,
+        output: _builtins.str = ...,
+        loss: _builtins.str = ...,
+        joined: _builtins.int = ...,
+        late: _builtins.int = ...,
+        duplicate: _builtins.int = ...,
+        conflicting: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        unknown: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        both_right: _builtins.int = ...,
+        primary_right: _builtins.int = ...,
+        shadow_right: _builtins.int = ...,
+        both_wrong: _builtins.int = ...,
+        primary_loss: _builtins.float = ...,
+        shadow_loss: _builtins.float = ...,
+        mean_delay: _builtins.float = ...,
+        horizon: _builtins.float = ...,
+        due: _builtins.int = ...,
+        labelled: _builtins.int = ...,
+        difference: Global___Interval | None = ...,
+        greatest: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["both_right", b"both_right", "both_wrong", b"both_wrong", "conflicting", b"conflicting", "difference", b"difference", "due", b"due", "duplicate", b"duplicate", "greatest", b"greatest", "horizon", b"horizon", "joined", b"joined", "labelled", b"labelled", "late", b"late", "loss", b"loss", "mean_delay", b"mean_delay", "output", b"output", "primary_loss", b"primary_loss", "primary_right", b"primary_right", "refused", b"refused", "rows", b"rows", "shadow_loss", b"shadow_loss", "shadow_right", b"shadow_right", "unknown", b"unknown", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Labels: _TypeAlias = Labels  # noqa: Y015
+
+@_typing.final
+class FeedbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    shadow: _builtins.int
+    """0: every shadow."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
+        """1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        shadow: _builtins.int = ...,
+        labels: _abc.Iterable[Global___Label] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model", b"model", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackRequest: _TypeAlias = FeedbackRequest  # noqa: Y015
+
+@_typing.final
+class Label(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """As ModelInferRequest.id."""
+    time: _builtins.str
+    """RFC 3339: when it became known; empty: now."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One a row of the request, numbers as text."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        time: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "labels", b"labels", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Label: _TypeAlias = Label  # noqa: Y015
+
+@_typing.final
+class FeedbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Joined]:
+        """What each shadow could do with them."""
+
+    def __init__(
+        self,
+        *,
+        shadows: _abc.Iterable[Global___Joined] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shadows", b"shadows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackResponse: _TypeAlias = FeedbackResponse  # noqa: Y015
+
+@_typing.final
+class Joined(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHADOW_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    shadow: _builtins.int
+    joined: _builtins.int
+    waiting: _builtins.int
+    """Their requests are not known yet; after the mirror's deadline they are counted as unknown."""
+    late: _builtins.int
+    duplicate: _builtins.int
+    refused: _builtins.int
+    error: _builtins.str
+    """Why this shadow took none, while another one did; empty otherwise."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the first that were refused."""
+
+    def __init__(
+        self,
+        *,
+        shadow: _builtins.int = ...,
+        joined: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        late: _builtins.int = ...,
+        duplicate: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "error", b"error", "joined", b"joined", "late", b"late", "reasons", b"reasons", "refused", b"refused", "shadow", b"shadow", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Joined: _TypeAlias = Joined  # noqa: Y015

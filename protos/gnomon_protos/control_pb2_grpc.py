@@ -90,6 +90,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.ScaleResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/gnomon.v1.Control/Feedback',
+                request_serializer=gnomon__protos_dot_control__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
         self.GetManifest = channel.unary_unary(
                 '/gnomon.v1.Control/GetManifest',
                 request_serializer=gnomon__protos_dot_control__pb2.GetManifestRequest.SerializeToString,
@@ -177,6 +182,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Takes what became known of requests after they were answered, for the shadows of a model to be judged by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetManifest(self, request, context):
         """What a version says of itself, without its golden sample.
         """
@@ -241,6 +253,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Scale,
                     request_deserializer=gnomon__protos_dot_control__pb2.ScaleRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.ScaleResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=gnomon__protos_dot_control__pb2.FeedbackRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.FeedbackResponse.SerializeToString,
             ),
             'GetManifest': grpc.unary_unary_rpc_method_handler(
                     servicer.GetManifest,
@@ -545,6 +562,33 @@ class Control(object):
             '/gnomon.v1.Control/Scale',
             gnomon__protos_dot_control__pb2.ScaleRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.ScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/Feedback',
+            gnomon__protos_dot_control__pb2.FeedbackRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class ControlStub:
     """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
     Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]
     """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
+    Feedback: _grpc.UnaryUnaryMultiCallable[_control_pb2.FeedbackRequest, _control_pb2.FeedbackResponse]
+    """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
     GetManifest: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]
     """What a version says of itself, without its golden sample."""
 
@@ -82,6 +84,8 @@ class ControlAsyncStub(ControlStub):
     """Takes the approval of a promotion that a policy asks for, signed by one who may approve."""
     Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]  # type: ignore[assignment]
     """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
+    Feedback: _aio.UnaryUnaryMultiCallable[_control_pb2.FeedbackRequest, _control_pb2.FeedbackResponse]  # type: ignore[assignment]
+    """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
     GetManifest: _aio.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]  # type: ignore[assignment]
     """What a version says of itself, without its golden sample."""
 
@@ -173,6 +177,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ScaleResponse, _abc.Awaitable[_control_pb2.ScaleResponse]]:
         """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
+
+    @_abc_1.abstractmethod
+    def Feedback(
+        self,
+        request: _control_pb2.FeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.FeedbackResponse, _abc.Awaitable[_control_pb2.FeedbackResponse]]:
+        """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
 
     @_abc_1.abstractmethod
     def GetManifest(

@@ -35,6 +35,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Greatest share of rows that the shadow may have wrong beyond those that the primary has, where the truth is known:
     # it is judged in place of the disagreement.
     loss: Share = 0.005
+    # Seconds after a request in which its label must have come: with it the loss is judged in place of the
+    # disagreement, over requests that are older than that; 0: labels are shown, and not judged.
+    labels: NotNegative = 0.0
     # Seconds of model run per request, and the greatest share of requests for which the shadow may take longer beyond
     # those for which the primary does; 0 seconds: not judged.
     latency: NotNegative = 0.0
@@ -131,6 +134,22 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     align: dict[str, AlignSettings] = {}
 
 
+class FeedbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is told of a model's requests once the truth is known."""
+
+    # Requests with an id of which each shadow worker remembers what both versions decided; 0: labels are refused.
+    keep: Whole = 50_000
+    # The output that labels are about; empty: the only one of labels, else of probabilities, else of numbers.
+    output: str = ""
+    # What a number loses: its distance from the truth, or the square of it.
+    loss: Literal["absolute", "squared"] = "absolute"
+    # The distance beyond which the loss of a number grows no more; required for numbers.
+    scale: NotNegative = 0.0
+    # Requests without a label in time: at their worst for the shadow and at their best, or left out, which is right
+    # only where labels are missing at random.
+    unlabelled: Literal["worst", "ignored"] = "worst"
+
+
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
 
@@ -176,6 +195,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # How outputs are compared, by name.
     outputs: dict[str, OutputSettings] = {}
     compare: CompareSettings = CompareSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

@@ -176,6 +176,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self.recorder.begin("Scale", request, context)
         return control_pb2.ScaleResponse(workers=request.workers)
 
+    def Feedback(self, request: Any, context: Any) -> control_pb2.FeedbackResponse:
+        self.recorder.begin("Feedback", request, context)
+        return control_pb2.FeedbackResponse(shadows=[control_pb2.Joined(shadow=2, joined=len(request.labels))])
+
     def Rollback(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("Rollback", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=1))

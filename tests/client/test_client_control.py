@@ -66,6 +66,18 @@ def test_the_number_of_frontends_is_changed_and_told(server: FakeServer, control
     assert server.recorder.seen[0].request.workers == 3
 
 
+def test_labels_are_sent_as_text_one_or_several_a_request(server: FakeServer, control: Control) -> None:
+    found = control.feedback("churn", [("a", "late"), ("b", [1, 2.5]), ("c", True, "2026-01-31T12:00:00Z")], shadow=2)
+    assert found.shadows[0].joined == 3
+    request = server.recorder.seen[0].request
+    assert (request.model, request.shadow) == ("churn", 2)
+    assert [(one.id, list(one.labels), one.time) for one in request.labels] == [
+        ("a", ["late"], ""),
+        ("b", ["1", "2.5"], ""),
+        ("c", ["True"], "2026-01-31T12:00:00Z"),
+    ]
+
+
 def test_a_share_of_one_is_the_default(server: FakeServer, control: Control) -> None:
     control.shadow("churn", 2)
     assert server.recorder.seen[0].request.sample == 1.0

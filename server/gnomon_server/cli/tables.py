@@ -64,7 +64,7 @@ def report(found: control_pb2.Report) -> RenderableType:
     ]
     if verdict.more_requests:
         lines.append(f"likely to be needed: {verdict.more_requests:,} more requests")
-    lines += [agreement(found), *findings(verdict.findings), f"requests: {outcomes(found.outcomes)}"]
+    lines += [agreement(found), *findings(verdict.findings), *labels(found), f"requests: {outcomes(found.outcomes)}"]
     lines += observations(found.observations)
     lines += thinned(found)
     lines.append(f"run time per request: primary {latency(found.primary_latency)}")
@@ -144,6 +144,58 @@ def findings(found: Iterable[control_pb2.Finding]) -> list[str]:
         for one in found
         if one.metric != "disagreement"
     ]
+
+
+def labels(found: control_pb2.Report) -> list[str]:
+    """Returns what became known later, and what both versions lost by it; nothing where no label came."""
+    if not found.HasField("labels"):
+        return []
+    known = found.labels
+    lines = [f"labels: {labelled(known)}"]
+    if known.rows:
+        lines.append(f"  {escape(losses(known))}")
+    if known.horizon:
+        lines.append(f"  {excess(known)}")
+    return lines
+
+
+def labelled(known: control_pb2.Labels) -> str:
+    """Returns where every label went."""
+    parts = {
+        "late": known.late,
+        "duplicate": known.duplicate,
+        "refused": known.refused,
+        "of unknown requests": known.unknown,
+        "waiting for their requests": known.waiting,
+    }
+    shown = [f"{known.joined:,} joined", *(f"{count:,} {name}" for name, count in parts.items() if count)]
+    conflicting = f"; {known.conflicting:,} of the duplicates say something else" if known.conflicting else ""
+    delay = f", {seconds(known.mean_delay)} after the answer on average" if known.joined else ""
+    return f"{', '.join(shown)}{conflicting}{delay}"
+
+
+def losses(known: control_pb2.Labels) -> str:
+    """Returns what both versions lost in the rows that have a label."""
+    rows = f"{known.rows:,} labelled rows of {known.output}"
+    if known.loss != "label":
+        name = f"mean {known.loss} error, each at most {known.greatest:g},"
+        return f"{rows}: {name} of the primary {known.primary_loss:.4g}, of the shadow {known.shadow_loss:.4g}"
+    right = f"primary right in {1 - known.primary_loss:.2%}, shadow in {1 - known.shadow_loss:.2%}"
+    table = (
+        f"both {known.both_right:,}, only the primary {known.primary_right:,}, only the shadow {known.shadow_right:,}, "
+        f"neither {known.both_wrong:,}"
+    )
+    return f"{rows}: {right}; right are {table}"
+
+
+def excess(known: control_pb2.Labels) -> str:
+    """Returns how much more the shadow loses, over the requests whose labels are due."""
+    if not known.due:
+        return f"the shadow loses more by: not known yet, as no request is older than {seconds(known.horizon)}"
+    found = known.difference
+    share = f"{known.labelled:,} of {known.due:,} requests that are due have a label"
+    span = f"between {found.low:.2%} and {found.high:.2%} ({found.method})"
+    return f"the shadow loses more by {found.estimate:.2%}, {span}; {share}"
 
 
 def observations(found: control_pb2.Observations) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from gnomon_server.control import repetitions
+from gnomon_server.control import labels, repetitions
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire import histogram, sketch
 from gnomon_server.wire.counts import HistogramCounts, SketchCounts
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, DURATION_BOUNDS
+from gnomon_server.wire.labels import LabelTally
 from gnomon_server.wire.tallies import FlipTally, OutputTally, RepeatTally, StratumTally
 
 _NO_RUNS: Final = histogram.empty(DURATION_BOUNDS)
@@ -96,6 +97,8 @@ class Comparison:
     decided: Verdict | None = None
     # By the share that was mirrored, the largest first.
     strata: tuple[StratumTally, ...] = ()
+    # What became known of the requests later.
+    labels: LabelTally = labels.NONE
 
     def plus(self, other: Comparison) -> Comparison:
         """Returns the sum of two parts."""
@@ -115,6 +118,7 @@ class Comparison:
             evidence=self.evidence.plus(other.evidence),
             decided=_decided(self.decided, other.decided),
             strata=_strata((*self.strata, *other.strata)),
+            labels=labels.merge(self.labels, other.labels),
         )
 
     @property
@@ -130,7 +134,8 @@ class Comparison:
 
     def closed(self) -> Comparison:
         """Returns the comparison after the worker is gone: nothing is pending, what was is dropped."""
-        return replace(self, outcomes=self.outcomes.closed(), evidence=self.evidence.closed())
+        closed = labels.closed(self.labels)
+        return replace(self, outcomes=self.outcomes.closed(), evidence=self.evidence.closed(), labels=closed)
 
 
 def _decided(one: Verdict | None, other: Verdict | None) -> Verdict | None:

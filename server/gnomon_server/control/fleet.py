@@ -24,6 +24,7 @@ from gnomon_server.control.worker import Worker
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
 from gnomon_server.settings import Settings
+from gnomon_server.wire.labels import Label, Labelled
 from gnomon_server.wire.messages import FromChild, FrontendAck, FrontendReport, VersionState, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import FrontendPlan, RegionRef, Regions, ReportNow, VersionRef
 from gnomon_server.wire.questions import Answer, Question
@@ -176,6 +177,13 @@ class Fleet:
         if len(states) < len(self._frontends) or any(state.state != READY for state in states):
             return VersionState(model, version, LOADING)
         return states[0]
+
+    async def label(self, model: str, version: int, labels: Sequence[Label]) -> Labelled:
+        """Has a shadow join labels to the requests that it answered; raises NotReady."""
+        worker = self._workers.get((model, version))
+        if worker is None:
+            raise NotReady(f"model '{model}' version {version}: the shadow is not started yet; try again")
+        return await worker.label(labels)
 
     async def scale(self, workers: int, seconds: float) -> int:
         """Makes it so many frontends and returns their number; those that leave finish their calls first.

@@ -19,11 +19,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from gnomon_server.control import labels
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.sources import Sent, Sources
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire.counts import FeedCount
+from gnomon_server.wire.labels import LabelTally
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.tallies import Observed, PairTally
 
@@ -87,6 +89,8 @@ class Ledger:
         for tally in report.pairs:
             if _outcomes(tally).settled:
                 self._row(report.epoch, Pair(tally.model, tally.primary, tally.shadow)).settle(tally)
+        for found in report.labels:
+            self._row(report.epoch, Pair(found.model, found.primary, found.shadow)).label(found.tally)
 
     def epoch_ended(self, epoch: str) -> None:
         """Takes that the worker process is gone; what it had not settled is dropped."""
@@ -152,10 +156,15 @@ class _Row:
 
     since: datetime
     tally: PairTally | None = None
+    labels: LabelTally = labels.NONE
 
     def settle(self, tally: PairTally) -> None:
         if self.tally is None or _outcomes(tally).settled > _outcomes(self.tally).settled:
             self.tally = tally
+
+    def label(self, tally: LabelTally) -> None:
+        if (tally.requests, tally.received) >= (self.labels.requests, self.labels.received):
+            self.labels = tally
 
 
 @dataclass
@@ -174,7 +183,7 @@ class _Epoch:
         outcomes = replace(outcomes, pending=sent.selected - outcomes.settled)
         evidence = self._evidence(sent, row)
         if row.tally is None:
-            return Comparison(pair, row.since, outcomes, evidence=evidence)
+            return Comparison(pair, row.since, outcomes, evidence=evidence, labels=row.labels)
         return Comparison(
             pair,
             row.since,
@@ -189,6 +198,7 @@ class _Epoch:
             repeats=row.tally.repeats,
             evidence=evidence,
             strata=row.tally.strata,
+            labels=row.labels,
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Final
 
 from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
-from gnomon_server.control import reports
+from gnomon_server.control import labels, reports
 from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison, Pair
@@ -24,10 +24,11 @@ from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.verdict import KEEP_WATCHING, Verdict, verdict
-from gnomon_server.errors import InvalidRequest, NotFound, Refused
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
 from gnomon_server.settings import Policy, Settings
+from gnomon_server.wire.labels import Label, Labelled
 
 # Between looks at what another server decides, before this one serves.
 JOIN_SECONDS: Final = 0.1
@@ -199,14 +200,42 @@ class Operations:
         """Returns how a shadow compares with the primary; 0 is the only shadow. Raises NotFound or InvalidRequest."""
         comparison = self._compared(model, shadow)
         route, pair = self.route(model), comparison.pair
-        policy = self._settings.policy_of(model)
+        policy, now = self._settings.policy_of(model), datetime.now(UTC)
+        comparison = replace(comparison, evidence=labels.judged(comparison.evidence, comparison.labels, policy, now))
         states = (self._fleet.state(model, pair.primary), self._fleet.state(model, pair.shadow))
         found = reports.report(comparison, route, policy, self._judge(comparison, policy), states)
         found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
         segments = self._fleet.differences.segments(pair)
         if segments is not None:
             found.segments.CopyFrom(segments)
+        known = labels.report(comparison.labels, comparison.evidence, policy, now)
+        if known is not None:
+            found.labels.CopyFrom(known)
         return found
+
+    async def label(self, model: str, shadow: int, given: Sequence[Label]) -> dict[int, Labelled | GnomonError]:
+        """Has the shadows of a model, or one of them, join labels; returns for each what came of it.
+
+        Raises NotFound, Refused where there is no shadow, and what each of them raises where all do.
+        """
+        route = self.route(model)
+        if shadow and shadow not in route.shadows:
+            raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected {sorted(route.shadows)}")
+        versions = [shadow] if shadow else sorted(route.shadows)
+        if not versions:
+            raise Refused(f"model '{model}' has no shadow, so that no label has two answers to be compared with")
+        found = await asyncio.gather(*(self._label(model, version, given) for version in versions))
+        errors = [one for one in found if isinstance(one, GnomonError)]
+        if len(errors) == len(found):
+            raise errors[0]
+        return dict(zip(versions, found, strict=True))
+
+    async def _label(self, model: str, version: int, given: Sequence[Label]) -> Labelled | GnomonError:
+        try:
+            found = await self._fleet.label(model, version, given)
+        except GnomonError as error:
+            return error
+        return InvalidRequest(found.reasons[0]) if found.refused and found.refused == len(given) else found
 
     def divergent(self, model: str, shadow: int = 0, limit: int = 0) -> list[control_pb2.DivergentRequest]:
         """Returns requests on which a shadow disagrees, newest first; zeros and errors as in `report`."""
@@ -231,7 +260,9 @@ class Operations:
         for route in self._desired.routes.values():
             for shadow in route.shadows:
                 comparison = self._ledger.totals(Pair(route.model, route.primary, shadow))
-                self._judge(comparison, self._settings.policy_of(route.model))
+                policy = self._settings.policy_of(route.model)
+                evidence = labels.judged(comparison.evidence, comparison.labels, policy, datetime.now(UTC))
+                self._judge(replace(comparison, evidence=evidence), policy)
 
     def _judge(self, comparison: Comparison, policy: Policy) -> Verdict:
         found = verdict(comparison.evidence, policy, datetime.now(UTC), comparison.decided)

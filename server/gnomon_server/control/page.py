@@ -100,7 +100,7 @@ def article(report: control_pb2.Report) -> str:
         f'<p><span class="verdict {kind}">{escape(report.verdict.decision)}</span>: {escape(report.verdict.reason)}</p>'
         f"{_agreement(report, kind)}"
         f"{''.join(_finding(f) for f in report.verdict.findings if f.metric != 'disagreement')}"
-        f"<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
+        f"{_labels(report)}<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
         f"shadow, in batches, {_latency(report.shadow_latency)}{_as_primary(report)}</p>{table}"
         f"{''.join(map(_flips, report.outputs))}{_segments(report)}</article>"
@@ -138,6 +138,30 @@ def _finding(finding: control_pb2.Finding) -> str:
         f"<p>{escape(finding.metric)} {finding.estimate:.2%}, interval {finding.low:.2%} to {finding.high:.2%}, "
         f"allowed {finding.limit:.2%}: {escape(finding.state)}</p>"
     )
+
+
+def _labels(report: control_pb2.Report) -> str:
+    if not report.HasField("labels"):
+        return ""
+    known = report.labels
+    other = f"{known.late:,} late, {known.duplicate:,} duplicate, {known.refused:,} refused, {known.unknown:,} unknown"
+    head = f"<p>Labels of {escape(known.output)}: {known.joined:,} joined, {other}, {known.waiting:,} waiting</p>"
+    if known.horizon and known.due:
+        found = known.difference
+        head += (
+            f"<p>The shadow loses more by {found.estimate:.2%}, interval {found.low:.2%} to {found.high:.2%} "
+            f"<span class=soft>({escape(found.method)}; {known.labelled:,} of {known.due:,} requests that are due have "
+            "a label)</span></p>"
+        )
+    if not known.rows:
+        return head
+    if known.loss != "label":
+        errors = f"primary {known.primary_loss:.4g}, shadow {known.shadow_loss:.4g}"
+        return f"{head}<p>Mean {escape(known.loss)} error in {known.rows:,} labelled rows: {errors}</p>"
+    heads = f"<tr><th>{known.rows:,} labelled rows<th class=n>shadow right<th class=n>shadow wrong</tr>"
+    right = f"<tr><td>primary right<td class=n>{known.both_right:,}<td class=n>{known.primary_right:,}</tr>"
+    wrong = f"<tr><td>primary wrong<td class=n>{known.shadow_right:,}<td class=n>{known.both_wrong:,}</tr>"
+    return f"{head}<div class=scroll><table>{heads}{right}{wrong}</table></div>"
 
 
 def _observations(found: control_pb2.Observations) -> str:

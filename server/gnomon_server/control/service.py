@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 import grpc
@@ -22,7 +23,8 @@ from gnomon_server.control.operations import Assignment, Operations
 from gnomon_server.control.ports import free
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
-from gnomon_server.errors import GnomonError, InvalidRequest
+from gnomon_server.errors import GnomonError, InvalidRequest, quoted
+from gnomon_server.wire.labels import Label, Labelled
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Any], Awaitable[Answer]]
 MAX_AUDIT = 1000
 MOST_WORKERS = 256
+# In one call.
+MOST_LABELS = 10_000
 # In which a new frontend has loaded every version that it is to hold.
 START_SECONDS = 120.0
 # Entries of the audit in one answer, unless a caller says otherwise.
@@ -110,6 +114,17 @@ class ControlService(control_pb2_grpc.ControlServicer):
             raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
         found = self._operations.divergent(request.model, request.shadow, request.limit)
         return control_pb2.ListDivergentResponse(requests=found)
+
+    @_mapped
+    async def Feedback(  # noqa: N802
+        self, request: control_pb2.FeedbackRequest, _: Any
+    ) -> control_pb2.FeedbackResponse:
+        """Takes what became known of requests."""
+        if not 1 <= len(request.labels) <= MOST_LABELS:
+            raise InvalidRequest(f"labels: expected 1 to {MOST_LABELS:,} in one call, received {len(request.labels):,}")
+        given = [Label(one.id, tuple(one.labels), _nanoseconds(one.time)) for one in request.labels]
+        found = await self._operations.label(request.model, request.shadow, given)
+        return control_pb2.FeedbackResponse(shadows=[_joined(*one) for one in found.items()])
 
     @_mapped
     async def Scale(self, request: control_pb2.ScaleRequest, _: Any) -> control_pb2.ScaleResponse:  # noqa: N802
@@ -217,6 +232,33 @@ def _route(route: Route) -> control_pb2.Route:
     shadows = [control_pb2.Shadow(version=version, sample=s) for version, s in sorted(route.shadows.items())]
     return control_pb2.Route(
         generation=route.generation, primary=route.primary, previous=route.previous, shadows=shadows
+    )
+
+
+def _nanoseconds(time: str) -> int:
+    """Returns a time by RFC 3339 in nanoseconds since the epoch, and 0 for none; raises InvalidRequest."""
+    if not time:
+        return 0
+    try:
+        found = datetime.fromisoformat(time)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None or found.timestamp() <= 0:
+        raise InvalidRequest(f"time: expected one by RFC 3339 such as 2026-01-31T12:00:00Z, received {quoted(time)}")
+    return round(found.timestamp() * 1e9)
+
+
+def _joined(shadow: int, found: Labelled | GnomonError) -> control_pb2.Joined:
+    if isinstance(found, GnomonError):
+        return control_pb2.Joined(shadow=shadow, error=str(found))
+    return control_pb2.Joined(
+        shadow=shadow,
+        joined=found.joined,
+        waiting=found.waiting,
+        late=found.late,
+        duplicate=found.duplicate,
+        refused=found.refused,
+        reasons=found.reasons,
     )
 
 

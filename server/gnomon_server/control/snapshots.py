@@ -9,6 +9,7 @@ from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
 from gnomon_server.telemetry import PairCounts, Snapshot
+from gnomon_server.telemetry.conventions import LABEL_OUTCOMES
 
 
 def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations) -> Snapshot:
@@ -35,7 +36,7 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
 
 
 def _pair(row: Comparison) -> PairCounts:
-    outcomes = row.outcomes
+    outcomes, labels = row.outcomes, row.labels
     settled = {
         "compared": outcomes.compared,
         "shadow_error": outcomes.shadow_error,
@@ -52,4 +53,5 @@ def _pair(row: Comparison) -> PairCounts:
         outputs=row.outputs,
         shadow_runs=row.shadow_runs,
         since_ns=int(row.since.timestamp() * 1e9) if row.since else 0,
+        labels={outcome: getattr(labels, outcome) for outcome in LABEL_OUTCOMES} if labels.received else {},
     )

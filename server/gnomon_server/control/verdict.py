@@ -177,6 +177,8 @@ def _why_reject(case: _Case) -> str:
 def _why_watching(case: _Case) -> str:
     policy, still = case.policy, case.of(OPEN)
     if not case.evidence.observed.metrics or not sum(case.findings[0].worst):
+        if case.findings[0].metric == LOSS:
+            return f"no request has waited for its label for {_time(policy.labels)}{_waiting(case)}"
         need = f"no block of {policy.block} requests is complete" if policy.block > 1 else "no request is observed"
         return need + _waiting(case)
     if still:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from gnomon_server.control.child import Child
+from gnomon_server.errors import NotReady
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY
 from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.settings import Settings
+from gnomon_server.wire.labels import Label, Labelled, Labels
 from gnomon_server.wire.messages import FromChild, VersionState, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import ShadowFeed, VersionRef, WorkerPlan, observing
 
 log = logging.getLogger(__name__)
 
 MODULE: Final = "gnomon_server.shadow"
+# In which a worker that is well has joined what it was given.
+LABEL_SECONDS: Final = 10.0
 
 
 class Owner(Protocol):
@@ -38,7 +44,8 @@ class Worker:
     def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner) -> None:
         mirror = settings.mirror_of(ref.model, ref.version)
         self._ref = ref
-        self._observing = observing(settings.policy_of(ref.model))
+        policy = settings.policy_of(ref.model)
+        self._observing, self._horizon = observing(policy), policy.labels
         self._folder = folder
         self._owner = owner
         self._primary: VersionRef | None = None
@@ -58,6 +65,9 @@ class Worker:
             patience=mirror.lives,
         )
         self._silence = mirror.silence
+        # Answers that are waited for, by number.
+        self._numbers = count(1)
+        self._joining: dict[int, asyncio.Future[Labelled]] = {}
         # Runs out when a worker that was ready has said nothing for too long.
         self._watch: asyncio.TimerHandle | None = None
 
@@ -67,9 +77,26 @@ class Worker:
             self._primary = primary
             self.child.send(self._plan)
 
+    async def label(self, labels: Sequence[Label]) -> Labelled:
+        """Has labels joined; raises NotReady where nobody says what became of them."""
+        where = f"model '{self._ref.model}' version {self._ref.version}"
+        if self.state.state != READY:
+            raise NotReady(f"{where}: the shadow is {self.state.state} and takes no labels; try again")
+        number = next(self._numbers)
+        joining: asyncio.Future[Labelled] = asyncio.get_running_loop().create_future()
+        self._joining[number] = joining
+        self.child.send(Labels(number, tuple(labels)))
+        try:
+            async with asyncio.timeout(LABEL_SECONDS):
+                return await joining
+        except TimeoutError:
+            raise NotReady(f"{where}: the shadow did not take the labels within {LABEL_SECONDS:g} s") from None
+        finally:
+            del self._joining[number]
+
     @property
     def _plan(self) -> WorkerPlan:
-        return WorkerPlan(self._ref, self._address, self._epoch, self._observing, self._primary)
+        return WorkerPlan(self._ref, self._address, self._epoch, self._observing, self._primary, self._horizon)
 
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex
@@ -86,10 +113,17 @@ class Worker:
         elif isinstance(message, WorkerReport):
             self.queue_depth = message.queue_depth
             self._listen_for(self._silence)
+        elif isinstance(message, Labelled):
+            joining = self._joining.get(message.number)
+            if joining is not None and not joining.done():
+                joining.set_result(message)
         self._owner.worker_heard(message)
 
     def _died(self, child: Child) -> None:
         self._listen_for(None)
+        for joining in self._joining.values():
+            if not joining.done():
+                joining.set_exception(NotReady(f"{child.name} {child.ending}: send the labels again"))
         if self.state.state != FAILED:
             self.state = self._after(child)
         self.queue_depth = 0

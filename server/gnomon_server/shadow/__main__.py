@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gnomon_server.settings import CompareSettings, RemoteSettings, Settings
+from gnomon_server.settings import CompareSettings, FeedbackSettings, RemoteSettings, Settings
 from gnomon_server.shadow import memory
 from gnomon_server.wire.plans import VersionRef
 
@@ -74,7 +74,10 @@ async def _serve(descriptor: int, settings: Settings) -> None:
     def looking(model: str) -> CompareSettings:
         return settings.model(model).compare
 
-    await Worker(channel, settings.mirror, load_and_yield, record, bound, looking).run()
+    def remembering(model: str) -> FeedbackSettings:
+        return settings.model(model).feedback
+
+    await Worker(channel, settings.mirror, load_and_yield, record, bound, looking, remembering).run()
 
 
 def _remote(ref: VersionRef, settings: RemoteSettings, deadline: float) -> Shadow:

@@ -30,6 +30,8 @@ class Mirrored(NamedTuple):
     # Raw contents of the inputs, and of the primary's outputs; empty where the contents are typed.
     inputs: Sequence[bytes]
     outputs: Sequence[bytes]
+    # In UTF-8; empty without one.
+    id: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def parse(record: Record, fits: Fits) -> Mirrored | None:
         fit = fits.of(request, response)
     except DecodeError:
         return None
-    return None if fit.reason else Mirrored(record, fit, request.raw, response.raw)
+    return None if fit.reason else Mirrored(record, fit, request.raw, response.raw, request.id)
 
 
 def unread(records: Sequence[Record]) -> Inputs:

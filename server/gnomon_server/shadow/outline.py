@@ -21,6 +21,10 @@ class Outline(Protocol):
     """A request's inputs or a response's outputs."""
 
     @property
+    def id(self) -> bytes:
+        """The id of the request, in UTF-8; empty without one."""
+
+    @property
     def tensors(self) -> Sequence[bytes]:
         """Each tensor's message, serialised."""
 
@@ -34,10 +38,11 @@ class _Parse(Protocol):
         """Returns the outline of a serialised message; raises google.protobuf.message.DecodeError."""
 
 
-def _parser(tensors: int, raw: int) -> _Parse:
-    """Returns the parser of a message with its tensors and its raw contents at these field numbers."""
+def _parser(identity: int, tensors: int, raw: int) -> _Parse:
+    """Returns the parser of a message with its id, its tensors and its raw contents at these field numbers."""
     file = descriptor_pb2.FileDescriptorProto(name="outline.proto", package="gnomon.outline", syntax="proto3")
     message = file.message_type.add(name="Outline")
+    message.field.add(name="id", number=identity, label=_FIELD.LABEL_OPTIONAL, type=_FIELD.TYPE_BYTES)
     for name, number in (("tensors", tensors), ("raw", raw)):
         message.field.add(name=name, number=number, label=_FIELD.LABEL_REPEATED, type=_FIELD.TYPE_BYTES)
     pool = descriptor_pool.DescriptorPool()
@@ -47,8 +52,12 @@ def _parser(tensors: int, raw: int) -> _Parse:
 
 
 of_request: Final = _parser(
-    pb.ModelInferRequest.INPUTS_FIELD_NUMBER, pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+    pb.ModelInferRequest.ID_FIELD_NUMBER,
+    pb.ModelInferRequest.INPUTS_FIELD_NUMBER,
+    pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER,
 )
 of_response: Final = _parser(
-    pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER, pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+    pb.ModelInferResponse.ID_FIELD_NUMBER,
+    pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER,
+    pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER,
 )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from gnomon_server.settings import CompareSettings, MirrorSettings
+from gnomon_server.errors import LoadError
+from gnomon_server.settings import CompareSettings, FeedbackSettings, MirrorSettings
 from gnomon_server.shadow.backlog import Backlog
 from gnomon_server.shadow.batching import Batch
-from gnomon_server.shadow.choice import choose
+from gnomon_server.shadow.choice import Chosen, choose
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.differences import Differences
+from gnomon_server.shadow.feedback import Feedback, Judging
 from gnomon_server.shadow.intake import Arrivals, Intake
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recorder import Recorder
@@ -23,13 +25,17 @@ from gnomon_server.shadow.runner import Runner
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
+from gnomon_server.shadow.truth import truth
 from gnomon_server.wire.counts import SourceCount
+from gnomon_server.wire.labels import Label, Labelled
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
 
 # Looks at nothing beside the comparison.
 NOTHING: Final = CompareSettings(repeat=0.0, keep=0, segment_rows=0)
+# Remembers no request.
+FORGETFUL: Final = FeedbackSettings(keep=0)
 
 
 class Pipeline:
@@ -48,6 +54,8 @@ class Pipeline:
         recorder: Recorder | None = None,
         observing: Observing = Observing(),  # noqa: B008 - it is frozen
         looking: CompareSettings = NOTHING,
+        remembering: FeedbackSettings = FORGETFUL,
+        horizon: float = 0.0,
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
@@ -58,6 +66,7 @@ class Pipeline:
         self._executor = executor
         self._repetition = Repetition(shadow, chosen, looking.repeat)
         self._differences = Differences(looking)
+        self._feedback = _feedback(shadow, chosen, remembering, Judging(horizon, observing), settings.deadline)
         self._repeating: set[asyncio.Future[Repeated | None]] = set()
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
@@ -87,6 +96,14 @@ class Pipeline:
         """Sets the primary's own version, on which a share of its requests is run again; None: no request is."""
         self._repetition.use(primary)
 
+    def beside(self, primary: int) -> None:
+        """Takes which version is the primary now."""
+        self._feedback.primary = primary
+
+    def label(self, number: int, labels: Sequence[Label]) -> Labelled:
+        """Joins labels to the requests they are about; returns what became of them."""
+        return self._feedback.take(number, labels)
+
     def take(self, record: Record, size: int) -> None:
         """Takes a record of `size` bytes, or counts it as dropped."""
         if not self._backlog.offer(record, size):
@@ -109,6 +126,7 @@ class Pipeline:
             traces_dropped=self._traces.dropped,
             kept=self._differences.kept(),
             searches=self._differences.searched(),
+            labels=self._feedback.snapshot(self._model, self._version),
         )
 
     async def finish(self, running: asyncio.Task[None], grace: float) -> None:
@@ -150,6 +168,7 @@ class Pipeline:
         for one in ended:
             self._tally.settle(one)
             self._traces.settle(one)
+            self._feedback.settle(one)
             if isinstance(one, Compared):
                 self._differences.settle(one)
                 self._repeat(one.batch)
@@ -168,3 +187,15 @@ class Pipeline:
         self._repeating.discard(future)
         if not future.cancelled() and (repeated := future.result()) is not None:
             self._tally.repeated(repeated)
+
+
+def _feedback(
+    shadow: Shadow, chosen: Mapping[str, Chosen], settings: FeedbackSettings, judging: Judging, wait: float
+) -> Feedback:
+    """Returns what joins labels; raises LoadError where labels are to be judged, or named, and cannot be."""
+    try:
+        return Feedback(truth(shadow.model, shadow.signature, chosen, settings), settings, judging, wait)
+    except LoadError as error:
+        if judging.horizon or settings.output:
+            raise
+        return Feedback(None, settings, judging, wait, str(error))

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from gnomon_server.errors import LoadError
-from gnomon_server.settings import CompareSettings, MirrorSettings
+from gnomon_server.settings import CompareSettings, FeedbackSettings, MirrorSettings
 from gnomon_server.shadow.alignment import aligned
 from gnomon_server.shadow.memory import Bound, private
-from gnomon_server.shadow.pipeline import NOTHING, Pipeline
+from gnomon_server.shadow.pipeline import FORGETFUL, NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.wire.channel import Channel
+from gnomon_server.wire.labels import Labelled, Labels
 from gnomon_server.wire.messages import Drained, ToChild, VersionState, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
@@ -41,6 +42,7 @@ class Worker:
         record: Callable[[Shadow], Recorder | None] = lambda _: None,
         bound: Bound | None = None,
         looking: Callable[[str], CompareSettings] = lambda _: NOTHING,
+        remembering: Callable[[str], FeedbackSettings] = lambda _: FORGETFUL,
     ) -> None:
         self._channel = channel
         self._settings = settings
@@ -49,6 +51,8 @@ class Worker:
         self._bound = bound if bound is not None else Bound(0)
         # What to look at beside the comparison, by model.
         self._looking = looking
+        # What to remember for labels that come later, by model.
+        self._remembering = remembering
         self._executor = ThreadPoolExecutor(1, "shadow")
         # Loads the primary's own version, for which the shadow does not wait.
         self._loading = ThreadPoolExecutor(1, "primary")
@@ -66,7 +70,7 @@ class Worker:
         self._wished = plan.primary
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(self._live(plan, tasks))
-            drain = await self._drain_or_end(tasks)
+            drain = await self._drain_or_end(plan, tasks)
             life.cancel()
             if self._primary is not None:
                 self._primary.cancel()
@@ -80,12 +84,15 @@ class Worker:
         for executor in (self._executor, self._loading):
             executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _drain_or_end(self, tasks: asyncio.TaskGroup) -> Drain | None:
+    async def _drain_or_end(self, plan: WorkerPlan, tasks: asyncio.TaskGroup) -> Drain | None:
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, Drain):
                 return message
             if isinstance(message, WorkerPlan):
                 self._repeat_on(message.primary, tasks)
+                continue
+            if isinstance(message, Labels):
+                self._label(plan, message)
                 continue
             log.warning("expected a drain, received %s", type(message).__name__)
         return None
@@ -107,8 +114,9 @@ class Worker:
         loaded = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
         looking = self._looking(loaded.model)
         shadow = aligned(loaded, looking.align)
-        record = self._record(shadow)
-        pipeline = Pipeline(shadow, self._settings, plan.address, self._executor, record, plan.observing, looking)
+        record, remembering = self._record(shadow), self._remembering(loaded.model)
+        own = (shadow, self._settings, plan.address, self._executor, record)
+        pipeline = Pipeline(*own, plan.observing, looking, remembering, plan.horizon)
         try:
             await pipeline.listen()
         except OSError as error:
@@ -120,11 +128,22 @@ class Worker:
         self._wished = primary
         if self._pipeline is None:
             return
+        if primary is not None:
+            self._pipeline.beside(primary.version)
         self._pipeline.repeat_on(None)
         if self._primary is not None:
             self._primary.cancel()
         if primary is not None and self._looking(primary.model).repeat:
             self._primary = tasks.create_task(self._load_primary(self._pipeline, primary))
+
+    def _label(self, plan: WorkerPlan, message: Labels) -> None:
+        """Joins labels; whoever hears that they are joined has heard the counts before, which outlive the worker."""
+        if self._pipeline is None:
+            found = Labelled(message.number, 0, 0, 0, 0, len(message.labels), ("the shadow is not ready",))
+        else:
+            found = self._pipeline.label(message.number, message.labels)
+            self._channel.send(self._pipeline.report(plan.epoch))
+        self._channel.send(found)
 
     async def _load_primary(self, pipeline: Pipeline, primary: VersionRef) -> None:
         try:

@@ -47,6 +47,7 @@ SHADOW_DIVERGENCE: Final = "gnomon.shadow.divergence"
 SHADOW_DISAGREEMENTS: Final = "gnomon.shadow.disagreements"
 SHADOW_DURATION: Final = "gnomon.shadow.duration"
 SHADOW_QUEUE_DEPTH: Final = "gnomon.shadow.queue.depth"
+FEEDBACK_LABELS: Final = "gnomon.feedback.labels"
 VERDICT: Final = "gnomon.verdict"
 MODEL_STATE: Final = "gnomon.model.state"
 ROUTE_SWITCHES: Final = "gnomon.route.switches"
@@ -58,6 +59,8 @@ OTHER_METHOD: Final = "_OTHER"
 SHADOW: Final = "shadow"
 # The ends of a mirrored request; selected is their sum.
 OUTCOMES: Final = ("compared", "shadow_error", "primary_error", "timeout", "dropped", "not_comparable")
+# What becomes of a label.
+LABEL_OUTCOMES: Final = ("joined", "late", "duplicate", "refused", "unknown")
 FAILED_OUTCOMES: Final = frozenset({"shadow_error", "timeout"})
 VERDICTS: Final = ("promote", "reject", "keep watching")
 PROMOTION: Final = "promotion"

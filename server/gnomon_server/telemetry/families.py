@@ -56,6 +56,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         _disagreements(snapshot),
         _shadow_durations(snapshot),
         _queue_depths(snapshot),
+        _feedback_labels(snapshot),
         _verdicts(snapshot),
         _model_states(snapshot),
         _switches(snapshot),
@@ -156,6 +157,17 @@ def _shadow_durations(snapshot: Snapshot) -> Family:
     )
     text = "Model run of a mirrored request: its share of the coalesced batch."
     return Family(names.SHADOW_DURATION, "s", "histogram", text, added(points, DURATION_BOUNDS), DURATION_BOUNDS)
+
+
+def _feedback_labels(snapshot: Snapshot) -> Family:
+    points = (
+        Point(_shadow(pair, (names.OUTCOME, outcome)), pair.labels.get(outcome, 0), pair.since_ns)
+        for pair in snapshot.pairs
+        if pair.labels
+        for outcome in names.LABEL_OUTCOMES
+    )
+    text = "Labels that came after the answers, by what became of them."
+    return Family(names.FEEDBACK_LABELS, "{label}", "counter", text, added(points))
 
 
 def _shadow(pair: PairCounts, *more: tuple[str, str]) -> Attributes:

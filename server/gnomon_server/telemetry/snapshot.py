@@ -24,6 +24,8 @@ class PairCounts:
     shadow_runs: HistogramCounts
     # Nanoseconds since the epoch: when its counting began; tallies outlive the server.
     since_ns: int
+    # Labels by what became of them, for the outcomes in conventions.LABEL_OUTCOMES; empty where none was received.
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

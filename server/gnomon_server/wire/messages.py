@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from gnomon_server.wire.counts import CallCount, FeedCount, InferenceCount, SourceCount
+from gnomon_server.wire.labels import Labelled, Labels, PairLabels
 from gnomon_server.wire.plans import Drain, FrontendPlan, Message, Regions, ReportNow, WorkerPlan
 from gnomon_server.wire.questions import Answer, Question
 from gnomon_server.wire.tallies import KeptRequest, PairTally, SegmentSearch
@@ -72,11 +73,12 @@ class WorkerReport(Message, frozen=True, tag="worker_report"):
     # Sent only once, as traces are.
     kept: tuple[KeptRequest, ...] = ()
     searches: tuple[SegmentSearch, ...] = ()
+    labels: tuple[PairLabels, ...] = ()
 
 
 class Drained(Message, frozen=True, tag="drained"):
     """The last message of a child: its reports are complete."""
 
 
-ToChild = FrontendPlan | WorkerPlan | Drain | Regions | ReportNow | Answer
-FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Drained
+ToChild = FrontendPlan | WorkerPlan | Drain | Regions | ReportNow | Answer | Labels
+FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Labelled | Drained

@@ -80,6 +80,8 @@ class WorkerPlan(Message, frozen=True, tag="worker_plan"):
     observing: Observing = Observing()
     # With which requests of that primary are repeated; None: with none. A later plan may name another one.
     primary: VersionRef | None = None
+    # Seconds after a request in which its label counts; 0: labels are not judged.
+    horizon: float = 0.0
 
 
 class Drain(Message, frozen=True, tag="drain"):

@@ -1,0 +1,254 @@
+"""Feedback: labels that come after the answers, joined to what both versions had decided."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gnomon_protos.tensors import Array
+from gnomon_server.errors import InvalidRequest, quoted
+from gnomon_server.settings import FeedbackSettings
+from gnomon_server.shadow.cohorts import Cohorts
+from gnomon_server.shadow.comparators import Flags
+from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.digests import Seen
+from gnomon_server.shadow.joined import DUPLICATE, JOINED, LATE, REFUSED, UNKNOWN, WAITING, Pair, Request, decisions
+from gnomon_server.shadow.outcome import Ended, Uncompared
+from gnomon_server.shadow.truth import Truth
+from gnomon_server.wire.labels import Label, Labelled, PairLabels
+from gnomon_server.wire.plans import Observing
+
+# Labels that wait for their requests, and reasons in one answer.
+MOST_WAITING: Final = 10_000
+MOST_REASONS: Final = 3
+# Bytes of an id that is remembered.
+MOST_ID: Final = 1024
+# Nanoseconds by which a client's clock may be ahead.
+AHEAD_NS: Final = 60 * 10**9
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Which labels make observations, and what an observation is."""
+
+    # Seconds after a request in which its label counts; 0: labels are shown, and none is an observation.
+    horizon: float = 0.0
+    observing: Observing = Observing()  # noqa: RUF009 - it is frozen
+
+
+class _Early(NamedTuple):
+    """A label whose request is not known yet."""
+
+    label: Label
+    labels: Array
+    # When it is given up, in nanoseconds since the epoch.
+    until_ns: int
+
+
+class Feedback:
+    """Remembers the newest requests that have an id; bounded, and owned by the event loop of the worker.
+
+    An id names the first request that has it, as long as that is remembered; the first label of a request counts. A
+    label waits `wait` seconds for its request. Where `truth` is None labels are refused for a `reason`.
+    """
+
+    def __init__(
+        self,
+        truth: Truth | None,
+        settings: FeedbackSettings,
+        judging: Judging,
+        wait: float,
+        reason: str = "",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._truth = truth
+        self._reason = reason if settings.keep else "no request is remembered, as the setting feedback.keep is 0"
+        self._keep = settings.keep
+        # Whether a request counts, at its worst and at its best, while it has no label.
+        self._counted = settings.unlabelled == "worst"
+        self._judging = judging
+        self._horizon_ns = round(judging.horizon * 1e9)
+        self._wait_ns = round(wait * 1e9)
+        self._clock = clock
+        self._basis = _basis(truth, settings, judging)
+        self._seen = Seen() if judging.observing.dedupe and judging.horizon else None
+        # Both oldest first.
+        self._requests: dict[str, Request] = {}
+        self._early: dict[str, _Early] = {}
+        self._pairs: dict[int, Pair] = {}
+        # The primary version that is asked now: a label of which no request is known counts under it.
+        self.primary = 0
+
+    def settle(self, ended: Ended) -> None:
+        """Takes what became of a batch."""
+        if self._truth is None:
+            return
+        if isinstance(ended, Compared):
+            self._compared(ended, self._truth)
+        elif self._horizon_ns:
+            self._missed(ended)
+
+    def take(self, number: int, labels: Sequence[Label]) -> Labelled:
+        """Joins labels, or has them wait; returns what became of them."""
+        found: Counter[str] = Counter()
+        reasons: list[str] = []
+        for label in labels:
+            try:
+                found[self._take(label)] += 1
+            except InvalidRequest as error:
+                found[REFUSED] += 1
+                self._of(label.id).counts[REFUSED] += 1
+                if len(reasons) < MOST_REASONS:
+                    reasons.append(f"id {quoted(label.id)}: {error}")
+        outcomes = {name: found[name] for name in (JOINED, WAITING, LATE, DUPLICATE, REFUSED)}
+        return Labelled(number=number, reasons=tuple(reasons), **outcomes)
+
+    def snapshot(self, model: str, shadow: int) -> tuple[PairLabels, ...]:
+        """Returns the counts so far, by primary version."""
+        self._give_up()
+        if self._truth is None:
+            return ()
+        if self._early:
+            self._pair(self.primary)
+        return tuple(
+            PairLabels(
+                model,
+                primary,
+                shadow,
+                pair.snapshot(self._truth, self._basis, len(self._early) if primary == self.primary else 0),
+            )
+            for primary, pair in sorted(self._pairs.items())
+            if primary
+        )
+
+    def _compared(self, compared: Compared, truth: Truth) -> None:
+        requests, rows = compared.batch.requests, compared.batch.rows
+        first = requests[0].record
+        self.primary = first.primary
+        if not self._horizon_ns and not any(request.id for request in requests):
+            return
+        pair = self._pair(first.primary)
+        pair.requests += len(requests)
+        decided, kept = decisions(compared, truth), self._fresh(compared, int(rows.sum()))
+        ends = np.cumsum(rows).tolist()
+        for mirrored, start, end in zip(requests, [0, *ends[:-1]], ends, strict=True):
+            part = slice(start, end)
+            own = Request(pair, mirrored.record.end_ns, decided.rows(part) if decided else None, kept[part])
+            if self._horizon_ns and own.kept.any():
+                self._observe(own, first.sample, truth)
+            if mirrored.id and decided is not None and start < end:
+                self._remember(mirrored.id, own, truth)
+
+    def _observe(self, request: Request, sample: float, truth: Truth) -> None:
+        block = request.block = request.pair.cohorts.add(sample, request.end_ns)
+        request.spread = request.most(truth)
+        if self._counted:
+            block.counted += 1
+            block.change(request.spread, -request.spread)
+
+    def _missed(self, ended: Uncompared) -> None:
+        """Takes requests of which the shadow decided nothing: by its own fault it is wrong, else nobody knows."""
+        best = 0.0 if ended.guilty else -1.0
+        for record in ended.records:
+            pair = self._pair(record.primary)
+            pair.requests += 1
+            block = pair.cohorts.add(record.sample, record.end_ns)
+            block.counted += 1
+            block.change(1.0, best)
+
+    def _remember(self, name: bytes, request: Request, truth: Truth) -> None:
+        identity = name.decode(errors="replace")
+        if not self._keep or len(name) > MOST_ID or identity in self._requests:
+            return
+        self._requests[identity] = request
+        if request.block is not None:
+            request.block.open += 1
+        early = self._early.pop(identity, None)
+        if early is not None:
+            try:
+                self._join(request, early.label, early.labels, truth)
+            except InvalidRequest:
+                request.pair.counts[REFUSED] += 1
+        if len(self._requests) > self._keep:
+            self._requests.pop(next(iter(self._requests))).forget()
+
+    def _take(self, label: Label) -> str:
+        if self._truth is None or not self._keep:
+            raise InvalidRequest(self._reason)
+        if not label.id or len(label.id) > MOST_ID:
+            raise InvalidRequest(f"expected the id of a request, of at most {MOST_ID} characters")
+        if label.time_ns > self._clock() + AHEAD_NS:
+            raise InvalidRequest("time: expected when the label became known, received a time to come")
+        labels = self._truth.read(label.labels)
+        request = self._requests.get(label.id)
+        if request is not None:
+            return self._join(request, label, labels, self._truth)
+        return self._wait(label, labels)
+
+    def _join(self, request: Request, label: Label, labels: Array, truth: Truth) -> str:
+        """Returns what becomes of a label that fits the output; raises InvalidRequest if a row has none."""
+        pair, now = request.pair, self._clock()
+        if len(labels) != request.rows:
+            raise InvalidRequest(f"expected {request.rows} labels, one a row, received {len(labels)}")
+        if request.labels is not None:
+            pair.counts[DUPLICATE] += 1
+            pair.conflicting += bool((request.labels != labels).any())
+            return DUPLICATE
+        if self._horizon_ns and now >= request.end_ns + self._horizon_ns:
+            pair.counts[LATE] += 1
+            return LATE
+        delay = max(0, (label.time_ns or now) - request.end_ns) / 1e9
+        pair.join(request, labels, truth, delay, self._counted)
+        return JOINED
+
+    def _wait(self, label: Label, labels: Array) -> str:
+        before = self._early.get(label.id)
+        if before is not None:
+            pair = self._pair(self.primary)
+            pair.counts[DUPLICATE] += 1
+            pair.conflicting += before.label.labels != label.labels
+            return DUPLICATE
+        self._early[label.id] = _Early(label, labels, self._clock() + self._wait_ns)
+        if len(self._early) > MOST_WAITING:
+            self._unknown()
+        return WAITING
+
+    def _give_up(self) -> None:
+        """Counts labels whose requests did not come in time."""
+        now = self._clock()
+        while self._early and next(iter(self._early.values())).until_ns <= now:
+            self._unknown()
+
+    def _unknown(self) -> None:
+        del self._early[next(iter(self._early))]
+        self._pair(self.primary).counts[UNKNOWN] += 1
+
+    def _fresh(self, compared: Compared, rows: int) -> Flags:
+        """Returns which rows may be observed: where the policy says so, those that were not met before."""
+        if self._seen is None or compared.inputs is None:
+            return np.ones(rows, np.bool_)
+        return self._seen.first(compared.inputs.digests)
+
+    def _of(self, identity: str) -> Pair:
+        request = self._requests.get(identity)
+        return request.pair if request is not None else self._pair(self.primary)
+
+    def _pair(self, primary: int) -> Pair:
+        if primary not in self._pairs:
+            self._pairs[primary] = Pair(Cohorts(self._judging.observing.block, self._judging.horizon))
+        return self._pairs[primary]
+
+
+def _basis(truth: Truth | None, settings: FeedbackSettings, judging: Judging) -> str:
+    """Returns a name for all that makes losses comparable: those under another one must not be added."""
+    if truth is None:
+        return ""
+    of = (truth.output, truth.loss, truth.scale, settings.unlabelled, judging.horizon)
+    blocks = (judging.observing.block, judging.observing.dedupe)
+    return sha256(repr((of, blocks)).encode()).hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""Requests that a label can be joined to, and what those that have one say of a primary and its shadow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gnomon_protos.tensors import Array
+from gnomon_server.shadow.cohorts import Block, Cohorts
+from gnomon_server.shadow.comparators import Flags, Floats
+from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.truth import LABEL, Truth
+from gnomon_server.wire.labels import LabelTally
+
+# What becomes of a label.
+JOINED: Final = "joined"
+WAITING: Final = "waiting"
+LATE: Final = "late"
+DUPLICATE: Final = "duplicate"
+REFUSED: Final = "refused"
+UNKNOWN: Final = "unknown"
+
+
+class Decisions(NamedTuple):
+    """What both versions decided, a row each."""
+
+    primary: Array
+    shadow: Array
+
+    def rows(self, part: slice) -> Decisions:
+        """Returns some of the rows."""
+        return Decisions(self.primary[part], self.shadow[part])
+
+
+def decisions(compared: Compared, truth: Truth) -> Decisions | None:
+    """Returns the decisions on a batch; None where the client did not ask for the output, or its shape has none."""
+    values = compared.values
+    if values is None or truth.output not in values.primary:
+        return None
+    sides = [side[truth.output] for side in (values.primary, values.shadow)]
+    primary, shadow = (truth.decided(side if compared.batch.fit.rowwise else side[np.newaxis]) for side in sides)
+    if primary is None or shadow is None or len(primary) != len(shadow):
+        return None
+    return Decisions(primary, shadow)
+
+
+class Request:
+    """A request that both versions answered."""
+
+    __slots__ = ("block", "decisions", "end_ns", "kept", "labels", "pair", "spread")
+
+    def __init__(self, pair: Pair, end_ns: int, decided: Decisions | None, kept: Flags) -> None:
+        self.pair = pair
+        # When the primary answered, in nanoseconds since the epoch.
+        self.end_ns = end_ns
+        self.decisions = decided
+        # Which of its rows are observed.
+        self.kept = kept
+        # Of the observations; None where it is none.
+        self.block: Block | None = None
+        # By how much its losses can differ at most.
+        self.spread = 1.0
+        # One a row, once they are known.
+        self.labels: Array | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many labels it takes."""
+        return len(self.kept)
+
+    def most(self, truth: Truth) -> float:
+        """Returns by how much the losses can differ at most, on the average of the rows that are observed."""
+        if self.decisions is None:
+            return 1.0
+        return self.observed(truth.spread(*self.decisions))
+
+    def observed(self, values: Floats) -> float:
+        """Returns the mean over the rows that are observed; 0 where none is."""
+        kept = values[self.kept]
+        return float(kept.mean()) if len(kept) else 0.0
+
+    def forget(self) -> None:
+        """Takes that no label will be joined any more."""
+        if self.block is not None:
+            self.block.open -= 1
+            self.block.touch()
+
+
+class Pair:
+    """The labels of one primary and the shadow, cumulative."""
+
+    def __init__(self, cohorts: Cohorts) -> None:
+        self.cohorts = cohorts
+        # Requests that were offered, and labels by what became of them.
+        self.requests = 0
+        self.counts: Counter[str] = Counter()
+        self.conflicting = 0
+        self._rows = 0
+        # By (primary, shadow): who is right.
+        self._right: Counter[tuple[bool, bool]] = Counter()
+        self._primary_loss = self._shadow_loss = 0.0
+        self._delay = 0.0
+
+    def join(self, request: Request, labels: Array, truth: Truth, delay: float, counted: bool) -> None:
+        """Takes the labels of a request, which came `delay` seconds after the answer.
+
+        `counted` says whether the request is among the observations already, with its spread in place of the loss.
+        """
+        assert request.decisions is not None  # noqa: S101 - others are not remembered
+        primary, shadow = (truth.losses(side, labels) for side in request.decisions)
+        request.labels = labels
+        self.counts[JOINED] += 1
+        self._delay += delay
+        self._rows += len(labels)
+        self._primary_loss += float(primary.sum())
+        self._shadow_loss += float(shadow.sum())
+        if truth.loss == LABEL:
+            self._right.update(zip((primary == 0).tolist(), (shadow == 0).tolist(), strict=True))
+        if request.block is not None:
+            excess, spread = request.observed(shadow - primary), request.spread if counted else 0.0
+            request.block.labelled += 1
+            request.block.counted += not counted
+            request.block.change(excess - spread, excess + spread)
+
+    def snapshot(self, truth: Truth, basis: str, waiting: int = 0) -> LabelTally:
+        """Returns the counts so far."""
+        return LabelTally(
+            basis=basis,
+            output=truth.output,
+            loss=truth.loss,
+            scale=truth.scale,
+            requests=self.requests,
+            joined=self.counts[JOINED],
+            late=self.counts[LATE],
+            duplicate=self.counts[DUPLICATE],
+            conflicting=self.conflicting,
+            refused=self.counts[REFUSED],
+            unknown=self.counts[UNKNOWN],
+            waiting=waiting,
+            rows=self._rows,
+            both_right=self._right[True, True],
+            primary_right=self._right[True, False],
+            shadow_right=self._right[False, True],
+            both_wrong=self._right[False, False],
+            primary_loss=self._primary_loss,
+            shadow_loss=self._shadow_loss,
+            delay=self._delay,
+            cohorts=self.cohorts.snapshot(),
+        )
