@@ -21,8 +21,8 @@ from gnomon_server.wire.metrics import LOSS
 from gnomon_server.wire.tallies import MetricCounts
 
 NONE: Final = LabelTally()
-# Seconds after its horizon in which the last report of a cohort has come.
-SETTLING: Final = 2.0
+# Seconds after its horizon in which the last report on a cohort has come, also from another server.
+SETTLING: Final = 5.0
 # Cohorts that are kept apart; the oldest are judged already and need not be.
 MOST: Final = 64
 _NO_COHORT: Final = CohortCounts(0, 0, 0, (0.0,) * len(SYM64), (0.0,) * len(SYM64))
@@ -74,9 +74,9 @@ def judged(evidence: Evidence, tally: LabelTally, policy: Policy, now: datetime)
     if not policy.labels:
         return evidence
     observed = evidence.observed
-    metrics = (*observed.metrics, due(tally, policy, now).counts)
-    basis = f"{observed.basis}+{tally.basis}"
-    return replace(evidence, observed=msgspec.structs.replace(observed, basis=basis, metrics=metrics))
+    ripe = due(tally, policy, now)
+    changes = {"basis": f"{observed.basis}+{tally.basis}", "metrics": (*observed.metrics, ripe.counts)}
+    return replace(evidence, observed=msgspec.structs.replace(observed, requests=ripe.requests, repeated=0, **changes))
 
 
 def report(tally: LabelTally, evidence: Evidence, policy: Policy, now: datetime) -> control_pb2.Labels | None:

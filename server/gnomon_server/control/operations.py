@@ -17,6 +17,7 @@ from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison, Pair
 from gnomon_server.control.desired import Change, Desired, Request
+from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.following import Following
 from gnomon_server.control.grounds import Grounds
@@ -201,14 +202,14 @@ class Operations:
         comparison = self._compared(model, shadow)
         route, pair = self.route(model), comparison.pair
         policy, now = self._settings.policy_of(model), datetime.now(UTC)
-        comparison = replace(comparison, evidence=labels.judged(comparison.evidence, comparison.labels, policy, now))
+        evidence = labels.judged(comparison.evidence, comparison.labels, policy, now)
         states = (self._fleet.state(model, pair.primary), self._fleet.state(model, pair.shadow))
-        found = reports.report(comparison, route, policy, self._judge(comparison, policy), states)
+        found = reports.report(comparison, route, policy, self._judge(comparison, evidence, policy), states)
         found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
         segments = self._fleet.differences.segments(pair)
         if segments is not None:
             found.segments.CopyFrom(segments)
-        known = labels.report(comparison.labels, comparison.evidence, policy, now)
+        known = labels.report(comparison.labels, evidence, policy, now)
         if known is not None:
             found.labels.CopyFrom(known)
         return found
@@ -262,10 +263,10 @@ class Operations:
                 comparison = self._ledger.totals(Pair(route.model, route.primary, shadow))
                 policy = self._settings.policy_of(route.model)
                 evidence = labels.judged(comparison.evidence, comparison.labels, policy, datetime.now(UTC))
-                self._judge(replace(comparison, evidence=evidence), policy)
+                self._judge(comparison, evidence, policy)
 
-    def _judge(self, comparison: Comparison, policy: Policy) -> Verdict:
-        found = verdict(comparison.evidence, policy, datetime.now(UTC), comparison.decided)
+    def _judge(self, comparison: Comparison, evidence: Evidence, policy: Policy) -> Verdict:
+        found = verdict(evidence, policy, datetime.now(UTC), comparison.decided)
         # Of several servers one keeps decisions; the others hear of them with its tallies.
         if found.decision != KEEP_WATCHING and self._following.leads:
             self._ledger.decide(comparison.pair, found)

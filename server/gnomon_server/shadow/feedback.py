@@ -10,20 +10,33 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gnomon_protos.tensors import Array
 from gnomon_server.errors import InvalidRequest, quoted
 from gnomon_server.settings import FeedbackSettings
-from gnomon_server.shadow.cohorts import Cohorts
+from gnomon_server.shadow.cohorts import Block, Cohorts
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.digests import Seen
-from gnomon_server.shadow.joined import DUPLICATE, JOINED, LATE, REFUSED, UNKNOWN, WAITING, Pair, Request, decisions
+from gnomon_server.shadow.joined import (
+    DUPLICATE,
+    JOINED,
+    LATE,
+    REFUSED,
+    UNKNOWN,
+    WAITING,
+    Batch,
+    Pair,
+    Request,
+    decisions,
+)
 from gnomon_server.shadow.outcome import Ended, Uncompared
 from gnomon_server.shadow.truth import Truth
 from gnomon_server.wire.labels import Label, Labelled, PairLabels
 from gnomon_server.wire.plans import Observing
 
+Counts = NDArray[np.intp]
 # Labels that wait for their requests, and reasons in one answer.
 MOST_WAITING: Final = 10_000
 MOST_REASONS: Final = 3
@@ -137,20 +150,29 @@ class Feedback:
         pair.requests += len(requests)
         decided, kept = decisions(compared, truth), self._fresh(compared, int(rows.sum()))
         ends = np.cumsum(rows).tolist()
-        for mirrored, start, end in zip(requests, [0, *ends[:-1]], ends, strict=True):
-            part = slice(start, end)
-            own = Request(pair, mirrored.record.end_ns, decided.rows(part) if decided else None, kept[part])
-            if self._horizon_ns and own.kept.any():
-                self._observe(own, first.sample, truth)
-            if mirrored.id and decided is not None and start < end:
-                self._remember(mirrored.id, own, truth)
+        starts = [0, *ends[:-1]]
+        batch = Batch(decided, kept) if decided is not None else None
+        spreads = self._spreads(batch, kept, rows, truth) if self._horizon_ns else [None] * len(requests)
+        for mirrored, start, end, spread in zip(requests, starts, ends, spreads, strict=True):
+            end_ns = mirrored.record.end_ns
+            block = self._observe(pair, first.sample, end_ns, spread) if spread is not None else None
+            if mirrored.id and batch is not None and start < end:
+                self._remember(mirrored.id, Request(pair, end_ns, batch, (start, end), block, spread or 0.0), truth)
 
-    def _observe(self, request: Request, sample: float, truth: Truth) -> None:
-        block = request.block = request.pair.cohorts.add(sample, request.end_ns)
-        request.spread = request.most(truth)
+    def _spreads(self, batch: Batch | None, kept: Flags, rows: Counts, truth: Truth) -> list[float | None]:
+        """Returns by how much the losses of each request can differ; None where no row of it is observed."""
+        spread = np.ones(len(kept)) if batch is None else truth.spread(*batch.decisions)
+        owners = np.repeat(np.arange(len(rows)), rows)
+        number = np.bincount(owners, kept, len(rows))
+        means = np.bincount(owners, spread * kept, len(rows)) / np.maximum(number, 1)
+        return [mean if counted else None for mean, counted in zip(means.tolist(), number.tolist(), strict=True)]
+
+    def _observe(self, pair: Pair, sample: float, end_ns: int, spread: float) -> Block:
+        block = pair.cohorts.add(sample, end_ns)
         if self._counted:
             block.counted += 1
-            block.change(request.spread, -request.spread)
+            block.change(spread, -spread)
+        return block
 
     def _missed(self, ended: Uncompared) -> None:
         """Takes requests of which the shadow decided nothing: by its own fault it is wrong, else nobody knows."""
@@ -165,10 +187,9 @@ class Feedback:
     def _remember(self, name: bytes, request: Request, truth: Truth) -> None:
         identity = name.decode(errors="replace")
         if not self._keep or len(name) > MOST_ID or identity in self._requests:
+            request.forget()
             return
         self._requests[identity] = request
-        if request.block is not None:
-            request.block.open += 1
         early = self._early.pop(identity, None)
         if early is not None:
             try:

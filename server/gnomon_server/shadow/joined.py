@@ -46,40 +46,48 @@ def decisions(compared: Compared, truth: Truth) -> Decisions | None:
     return Decisions(primary, shadow)
 
 
+class Batch(NamedTuple):
+    """Decisions on requests that were compared together, with which of the rows are observed."""
+
+    decisions: Decisions
+    kept: Flags
+
+
 class Request:
-    """A request that both versions answered."""
+    """A request that both versions answered: some rows of a batch."""
 
-    __slots__ = ("block", "decisions", "end_ns", "kept", "labels", "pair", "spread")
+    __slots__ = ("_batch", "_rows", "block", "end_ns", "labels", "pair", "spread")
 
-    def __init__(self, pair: Pair, end_ns: int, decided: Decisions | None, kept: Flags) -> None:
+    def __init__(
+        self, pair: Pair, end_ns: int, batch: Batch, rows: tuple[int, int], block: Block | None, spread: float
+    ) -> None:
         self.pair = pair
         # When the primary answered, in nanoseconds since the epoch.
         self.end_ns = end_ns
-        self.decisions = decided
-        # Which of its rows are observed.
-        self.kept = kept
+        self._batch = batch
+        self._rows = rows
         # Of the observations; None where it is none.
-        self.block: Block | None = None
-        # By how much its losses can differ at most.
-        self.spread = 1.0
+        self.block = block
+        # By how much its losses can differ at most, on the average of the rows that are observed.
+        self.spread = spread
         # One a row, once they are known.
         self.labels: Array | None = None
+        if block is not None:
+            block.open += 1
 
     @property
     def rows(self) -> int:
         """How many labels it takes."""
-        return len(self.kept)
+        return self._rows[1] - self._rows[0]
 
-    def most(self, truth: Truth) -> float:
-        """Returns by how much the losses can differ at most, on the average of the rows that are observed."""
-        if self.decisions is None:
-            return 1.0
-        return self.observed(truth.spread(*self.decisions))
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided."""
+        return self._batch.decisions.rows(slice(*self._rows))
 
     def observed(self, values: Floats) -> float:
-        """Returns the mean over the rows that are observed; 0 where none is."""
-        kept = values[self.kept]
-        return float(kept.mean()) if len(kept) else 0.0
+        """Returns the mean over the rows that are observed."""
+        return float(values[self._batch.kept[slice(*self._rows)]].mean())
 
     def forget(self) -> None:
         """Takes that no label will be joined any more."""
@@ -108,7 +116,6 @@ class Pair:
 
         `counted` says whether the request is among the observations already, with its spread in place of the loss.
         """
-        assert request.decisions is not None  # noqa: S101 - others are not remembered
         primary, shadow = (truth.losses(side, labels) for side in request.decisions)
         request.labels = labels
         self.counts[JOINED] += 1
