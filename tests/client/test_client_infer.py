@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client.fake_server import FakeServer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -51,7 +51,6 @@ def spoiled(server: FakeServer) -> Iterator[FakeServer]:
 
 
 @given(data=st.data())
-@settings(deadline=None)
 @pytest.mark.parametrize("datatype", list(tensors.FIXED))
 def test_arrays_of_every_fixed_width_type_come_back_bit_for_bit(client: Client, datatype: str, data: Any) -> None:
     dtype = tensors.FIXED[datatype]

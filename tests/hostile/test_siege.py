@@ -50,7 +50,7 @@ def test_bad_calls_and_raids_hurt_nobody_else(server: ServerProcess, transport: 
 
 def test_any_calls_end_as_a_mistake_may(server: ServerProcess, transport: str) -> None:
     @given(chance=st.randoms(use_true_random=False), count=st.integers(1, 10))
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     def check(chance: random.Random, count: int) -> None:
         forgeries = [forgery(chance) for _ in range(count)]
         outcomes = asyncio.run(sent(server.grpc, forgeries))

@@ -659,4 +659,4 @@ class Mirroring(RuleBasedStateMachine):
 
 
 TestMirroring = Mirroring.TestCase
-TestMirroring.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestMirroring.settings = settings(max_examples=100, stateful_step_count=50)

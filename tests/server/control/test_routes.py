@@ -187,7 +187,7 @@ class RouteMachine(RuleBasedStateMachine):
 
 
 TestRouteMachine = RouteMachine.TestCase
-TestRouteMachine.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestRouteMachine.settings = settings(max_examples=150, stateful_step_count=25)
 
 
 def test_roles_are_assigned_in_one_step() -> None:

@@ -191,7 +191,7 @@ async def test_few_records_leave_without_a_push(address: str) -> None:
         feed.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 2), st.booleans()), max_size=60))
 def test_what_arrives_is_what_was_selected_and_not_dropped(offers: list[tuple[int, int, bool]]) -> None:
     """Each offer has a size and a primary, and may be followed by a turn of the loop."""

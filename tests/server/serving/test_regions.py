@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon_server.errors import InvalidRequest, NotFound
@@ -43,7 +43,6 @@ def test_a_region_is_a_part_of_the_memory_and_reads_are_copies(memory: Path) -> 
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100), st.integers(1, 100))
-@settings(deadline=None)
 def test_no_offset_and_no_size_leads_out_of_a_region(
     memory: Path, offset: int, size: int, begin: int, length: int
 ) -> None:

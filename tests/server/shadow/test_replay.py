@@ -114,7 +114,7 @@ async def test_a_file_that_says_it_is_the_recorded_version_and_answers_otherwise
     assert (replay.comparable, replay.differing) == (2, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.lists(
         st.lists(st.tuples(st.floats(-5, 5, width=32), st.floats(-5, 5, width=32)), max_size=3),

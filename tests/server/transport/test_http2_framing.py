@@ -30,7 +30,6 @@ MESSAGES = st.lists(st.tuples(st.binary(max_size=300), st.booleans()), max_size=
 
 
 @given(messages=MESSAGES, sizes=st.lists(st.integers(1, 50), min_size=1))
-@settings(deadline=None)
 def test_messages_come_out_as_they_went_in_wherever_they_are_cut(
     messages: list[tuple[bytes, bool]], sizes: list[int]
 ) -> None:
@@ -45,7 +44,6 @@ def test_messages_come_out_as_they_went_in_wherever_they_are_cut(
 
 
 @given(noise=st.binary(max_size=200), encoding=st.sampled_from([b"", b"identity", b"gzip", b"deflate"]))
-@settings(deadline=None)
 def test_any_bytes_are_messages_or_a_status(noise: bytes, encoding: bytes) -> None:
     messages, status = list[bytes](), "OK"
     try:

@@ -475,7 +475,7 @@ def arrived(pieces: list[bytes]) -> list[Arrival]:
 
 
 @given(cuts=st.lists(st.integers(0, len(TRANSCRIPT)), max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_split_of_the_bytes_gives_the_same_arrivals(cuts: list[int]) -> None:
     places = sorted({0, len(TRANSCRIPT), *cuts})
     pieces = [TRANSCRIPT[start:end] for start, end in pairwise(places)]
@@ -491,7 +491,7 @@ def test_single_bytes_give_the_same_arrivals() -> None:
     changes=st.lists(st.tuples(st.integers(0, len(TRANSCRIPT) - 1), st.integers(0, 255)), min_size=1, max_size=10),
     step=st.integers(1, 5000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_changed_bytes_never_raise(changes: list[tuple[int, int]], step: int) -> None:
     changed = bytearray(TRANSCRIPT)
     for place, value in changes:
@@ -500,7 +500,7 @@ def test_changed_bytes_never_raise(changes: list[tuple[int, int]], step: int) ->
 
 
 @given(noise=st.binary(max_size=3000), step=st.integers(1, 3000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bytes_after_the_preface_never_raise(noise: bytes, step: int) -> None:
     survives(PREFACE + frame(4, 0, 0) + noise, step)
 
@@ -510,7 +510,7 @@ def test_any_bytes_after_the_preface_never_raise(noise: bytes, step: int) -> Non
         st.tuples(st.integers(0, 16), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)), max_size=30
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_frames_never_raise(frames: list[tuple[int, int, int, bytes]]) -> None:
     survives(PREFACE + frame(4, 0, 0) + b"".join(frame(*each) for each in frames), 1 << 20)
 

@@ -163,7 +163,7 @@ def test_any_calls_look_the_same() -> None:
     with asyncio.Runner() as runner:
 
         @given(wishes=st.lists(calls(), min_size=1, max_size=10))
-        @settings(max_examples=15, deadline=None)
+        @settings(max_examples=15)
         def check(wishes: list[Wish]) -> None:
             first, second = (runner.run(seen(maker, wishes)) for maker in MAKERS)
             assert second == first
