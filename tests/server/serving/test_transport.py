@@ -75,7 +75,8 @@ class Bench:
         answer = f"{call.metadata('key')} {call.metadata('other')} {call.peer().split(':')[0]} {call.time_remaining()}"
         call.answer(answer.encode())
 
-    async def _stream(self, _: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _stream(self, call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self.calls.append(call)
         async for message in messages:
             if message == b"wait":
                 self.arrived.set()
@@ -330,3 +331,14 @@ async def test_two_transports_share_an_address(maker: Maker, bench: Bench) -> No
     assert await second.start() == port
     await first.drain(0)
     await second.drain(0)
+
+
+async def test_a_call_still_tells_whose_it_was_after_its_end(maker: Maker, bench: Bench) -> None:
+    async with serving(maker, bench) as (_, channel):
+        stream: Any = channel.stream_stream("/test.Echo/Stream")
+        talk = stream(iter((b"one",)), metadata=(("key", "value"),))
+        assert [message async for message in talk] == [b"one"]
+        await asyncio.wait_for(bench.ended.wait(), 30)
+    (call,) = bench.calls
+    assert call.peer().startswith("ipv4:127.0.0.1:")
+    assert call.metadata("key") == "value"

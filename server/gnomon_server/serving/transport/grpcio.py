@@ -144,24 +144,26 @@ class _GrpcioCall(Call):
     def __init__(self, method: str, message: bytes, context: Any) -> None:
         super().__init__(method, message)
         self.context = context
+        # grpcio's core frees what it knows of a call at its end; whoever asks for it afterwards crashes the process.
+        self._peer: str = context.peer()
+        self._metadata: tuple[tuple[str, str | bytes], ...] = context.invocation_metadata() or ()
         self.end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._sent_initial = False
 
     def metadata(self, key: str) -> str | None:
-        for name, value in self.context.invocation_metadata() or ():
+        for name, value in self._metadata:
             if name == key:
                 return value if isinstance(value, str) else None
         return None
 
     def binary_metadata(self, key: str) -> bytes | None:
-        for name, value in self.context.invocation_metadata() or ():
+        for name, value in self._metadata:
             if name == key:
                 return value if isinstance(value, bytes) else None
         return None
 
     def peer(self) -> str:
-        peer: str = self.context.peer()
-        return peer
+        return self._peer
 
     def time_remaining(self) -> float | None:
         seconds: float | None = self.context.time_remaining()
