@@ -122,6 +122,8 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Share of the mirrored requests that run again, alone, on the shadow and on the primary's own version.
     repeat: Part = 0.01
+    # Divergent and failed requests that are traced a second, on the average, beside those that are sampled.
+    traces: NotNegative = 20.0
     # Divergent requests that are kept to be looked at, in memory only, and for how many bytes and seconds; 0: none.
     keep: Whole = 100
     keep_bytes: Bytes = 4 << 20

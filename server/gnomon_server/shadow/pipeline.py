@@ -61,7 +61,7 @@ class Pipeline:
         self._deadline_ns = round(settings.deadline * 1e9)
         chosen = choose(shadow.signature, shadow.comparisons)
         self._tally = Tally(shadow.model, shadow.version, chosen, observing)
-        self._traces = Traces(shadow.model, shadow.version)
+        self._traces = Traces(shadow.model, shadow.version, looking.traces)
         self._recorder = recorder
         self._executor = executor
         self._repetition = Repetition(shadow, chosen, looking.repeat)

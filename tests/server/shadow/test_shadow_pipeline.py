@@ -22,7 +22,7 @@ from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.outcome import Uncompared
 from gnomon_server.shadow.pipeline import Pipeline
-from gnomon_server.shadow.traces import KEPT, KEPT_AGREEING
+from gnomon_server.shadow.traces import BURST, KEPT_SAMPLED
 from gnomon_server.shadow.trial import Trial
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.record import Record
@@ -274,11 +274,11 @@ async def test_divergent_and_sampled_requests_are_traced(executor: ThreadPoolExe
 
 
 async def test_traces_of_agreement_leave_room_for_those_of_divergence(executor: ThreadPoolExecutor) -> None:
-    records = [added(sampled=True) for _ in range(KEPT)] + [added(wrong=1) for _ in range(KEPT)]
+    records = [added(sampled=True) for _ in range(2 * KEPT_SAMPLED)] + [added(wrong=1) for _ in range(BURST + 1)]
     report = await worked(Adder(), records, executor)
-    assert sum(trace.divergent for trace in report.traces) == KEPT - KEPT_AGREEING
-    assert len(report.traces) == KEPT
-    assert report.traces_dropped == KEPT
+    assert sum(trace.divergent for trace in report.traces) == BURST
+    assert len(report.traces) == BURST + KEPT_SAMPLED
+    assert report.traces_dropped == KEPT_SAMPLED + 1
 
 
 async def test_a_trace_is_reported_once(executor: ThreadPoolExecutor) -> None:
@@ -307,7 +307,7 @@ KINDS: dict[str, Callable[[], Record]] = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     kinds=st.lists(st.sampled_from(sorted(KINDS)), max_size=40),
     coalescable=st.booleans(),
