@@ -9,9 +9,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
+from gnomon_server.control.program import Program
 from gnomon_server.shadow.memory import OUT_OF_MEMORY
 from gnomon_server.wire.channel import Channel, open_parent
 from gnomon_server.wire.messages import Drained, FromChild, ToChild
@@ -57,7 +57,7 @@ class Child:
         self._settings = settings
         self._born, self._heard, self._died = born, heard, died
         self._channel: Channel[FromChild] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Program | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -119,8 +119,7 @@ class Child:
 
     def _kill(self) -> None:
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.kill()
 
     async def _live(self) -> None:
         while not self._stopping:
@@ -138,16 +137,12 @@ class Child:
     async def _one_life(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                str(theirs.fileno()),
-                self._settings,
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-            )
+            command = (sys.executable, "-m", self._module, str(theirs.fileno()), self._settings)
+            try:
+                self._process = await Program.started(command, theirs.fileno(), _environment())
+            except BaseException:
+                ours.close()
+                raise
         self._channel = await open_parent(ours)
         self.life += 1
         self.begins()

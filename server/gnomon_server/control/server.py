@@ -26,6 +26,7 @@ from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
 from gnomon_server.control.page import View
 from gnomon_server.control.ports import SharedPort
+from gnomon_server.control.program import step_back
 from gnomon_server.control.service import ControlService
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.choice import opened
@@ -73,6 +74,7 @@ class Server:
 
         Ends in the reverse order: refuse, drain calls, drain the mirror, flush tallies, close, flush telemetry.
         """
+        step_back()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
