@@ -93,7 +93,9 @@ def test_a_worker_that_is_killed_leaves_a_recording_that_is_whole_to_its_last_ru
         mirrored(control, "m")
         with Load(server.grpc, "m") as load:
             for _ in range(3):
+                before = control.report("m").outcomes.compared
                 load.reach(60)
+                eventually(lambda before=before: control.report("m").outcomes.compared > before)  # type: ignore[misc]
                 compared = control.report("m").outcomes.compared
                 (worker,) = server.children("gnomon_server.shadow")
                 worker.kill()

@@ -1,7 +1,8 @@
 """The mirror feed: finished requests on their way to one shadow worker, in bounded memory and without waiting.
 
-Records gather for a few milliseconds and leave in one write: waking a process costs more than copying to it. What does
-not fit is dropped and counted, so that a stuck shadow costs the primary nothing.
+Records gather for some milliseconds and leave in one write: waking a process costs more than copying to it, and the
+more requests come at once, the less each of them costs the worker. What does not fit is dropped and counted, so that a
+stuck shadow costs the primary nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gnomon_server.wire.plans import ShadowFeed
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS: Final = 0.005
-FLUSH_BYTES: Final = 256 << 10
+FLUSH_SECONDS: Final = 0.05
+FLUSH_BYTES: Final = 64 << 10
 
 
 class Feed:

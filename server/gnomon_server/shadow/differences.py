@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import pi
 from typing import Final
@@ -25,12 +27,16 @@ FIRST_DIFFERING: Final = 10
 GROWTH: Final = 1.5
 REST: Final = 1.02
 EXAMPLES: Final = 3
+# After a search nothing is searched for so many times as long: it takes the time of the comparison.
+PAUSE: Final = 20
 
 
 class Differences:
     """Gathers on the event loop of the worker; searches in a thread of its own, now and then."""
 
-    def __init__(self, settings: CompareSettings) -> None:
+    def __init__(self, settings: CompareSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes a clock of seconds."""
+        self._clock = clock
         self._reservoir = Reservoir(settings)
         self._most, self._redacted = settings.segment_rows, frozenset(settings.redact)
         self._primary = 0
@@ -39,6 +45,8 @@ class Differences:
         # Rows that had been seen at the last search, and at the last look.
         self._searched, self._looked = 0, 0
         self._searching: asyncio.Future[SegmentSearch] | None = None
+        # By the clock: when the last search began, and before which none begins.
+        self._began = self._pause_until = 0.0
         self._found: tuple[SegmentSearch, ...] = ()
         self._executor = ThreadPoolExecutor(1, "segments")
 
@@ -79,7 +87,8 @@ class Differences:
     def _due(self) -> bool:
         seen, resting = self._rows.seen, self._rows.seen == self._looked
         self._looked = seen
-        return self._enough() and seen >= self._searched * (REST if resting else GROWTH)
+        enough = self._enough() and seen >= self._searched * (REST if resting else GROWTH)
+        return enough and self._clock() >= self._pause_until
 
     def _enough(self) -> bool:
         return self._rows.seen >= FIRST_ROWS and self._rows.differing >= FIRST_DIFFERING
@@ -90,6 +99,7 @@ class Differences:
         if sample is None:
             return
         self._searches += 1
+        self._began = self._clock()
         # All searches together may not err more often than one: the levels of a million of them add up to it.
         level = LEVEL * 6 / (pi * self._searches) ** 2
         loop = asyncio.get_running_loop()
@@ -98,6 +108,8 @@ class Differences:
 
     def _ended(self, searching: asyncio.Future[SegmentSearch]) -> None:
         self._searching = None
+        now = self._clock()
+        self._pause_until = now + PAUSE * (now - self._began)
         if not searching.cancelled():
             self._found = (searching.result(),)
 

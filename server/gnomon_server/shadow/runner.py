@@ -16,7 +16,7 @@ from gnomon_server.shadow.trial import Trial
 from gnomon_server.wire.record import Record
 
 # Seconds that a first record waits for company: a run costs many times what a row in it does.
-GATHER: Final = 0.01
+GATHER: Final = 0.1
 
 
 class Runner:

@@ -19,6 +19,7 @@ from gnomon_server.shadow.batching import Batch, parse
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.comparing import Compared, Values
 from gnomon_server.shadow.compatibility import Fits
+from gnomon_server.shadow.differences import PAUSE, Differences
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.reservoir import ROWS, TENSOR_BYTES
 from gnomon_server.shadow.rows import CHARACTERS, COLUMNS, Rows
@@ -205,3 +206,27 @@ def test_a_sample_stays_within_its_bounds_and_says_what_its_rows_stand_for(most:
     assert sample.weights.sum() == pytest.approx(60 * 256, rel=0.4)
     # The features of a row stay with it: the fake writes into them whether the row differs.
     assert np.array_equal(sample.features["x[0]"] > 0, sample.differ)
+
+
+async def test_what_a_search_took_is_left_to_the_comparison_many_times_over() -> None:
+    now = [0.0]
+    differences = Differences(msgspec.structs.replace(OFF, segment_rows=20_000), lambda: now[0])
+
+    async def found() -> int:
+        async with asyncio.timeout(60):
+            while not (searches := differences.searched()):
+                await asyncio.sleep(0.001)
+        return searches[0].rows
+
+    differences.settle(compared_batch(1, 1000, 0.1))
+    assert differences.searched() == ()
+    now[0] = 1.0
+    assert await found() == 1000
+    differences.settle(compared_batch(2, 9000, 0.1))
+    now[0] += PAUSE - 0.1
+    # Nothing has begun that could be found later.
+    assert differences.searched() == ()
+    assert differences._searching is None
+    now[0] += 0.1
+    assert await found() == 10_000
+    await differences.finish(60)
