@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gnomon_server.models import servable
@@ -23,7 +23,7 @@ from gnomon_server.serving.repository import Repository
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
 from gnomon_server.serving.streams import Streams
-from gnomon_server.serving.transport import tls
+from gnomon_server.serving.transport import Call, tls
 from gnomon_server.serving.transport.choice import transport
 from gnomon_server.settings import Settings
 from gnomon_server.telemetry.sampling import Sampler
@@ -60,7 +60,7 @@ class Frontend:
         accept = self._inferences.accept
         if settings.shared_memory:
             accept = Placing(accept, self._regions, settings.max_message_bytes).accept
-        self._streams = Streams(accept, self._inferences.after_pass, self._observation, lambda: self.table)
+        self._streams = Streams(accept, self._run_streamed, self._observation, lambda: self.table)
         services = (service.NAME, health.NAME)
         self._health = Health(services)
         methods = {
@@ -73,7 +73,7 @@ class Frontend:
         }
         self._transport = transport(settings.transport)(
             Guard(self._observation).methods(methods),
-            self._observation.calls_ended,
+            self._calls_ended,
             self._inferences.after_pass,
             settings.grpc,
             settings.max_message_bytes,
@@ -167,12 +167,22 @@ class Frontend:
         feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
         return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds, unloaded=not model.primary)
 
+    def _run_streamed(self) -> None:
+        self._inferences.after_pass()
+        self._inferences.settle()
+
+    def _calls_ended(self, ended: Sequence[tuple[Call, str]]) -> None:
+        self._inferences.settle()
+        self._observation.calls_ended(ended)
+
     async def _report_always(self) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             self._report()
 
     def _report(self) -> None:
+        # Of calls that ended before their answers were there, nothing else tells.
+        self._inferences.settle()
         feeds = [count for feed in self._feeds.values() for count in feed.counts()]
         self._channel.send(
             FrontendReport(
@@ -196,6 +206,7 @@ class Frontend:
         self._questions.close()
         await self._transport.drain(grace)
         self._inferences.close()
+        self._inferences.settle()
         for feed in self._feeds.values():
             await feed.drain(grace)
         self._report()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
@@ -30,6 +30,20 @@ log = logging.getLogger(__name__)
 DEFAULTS: Final = Settings()
 
 
+class _Answered(NamedTuple):
+    """Requests that were answered together, and are not counted or mirrored yet."""
+
+    batch: Sequence[Inference]
+    run: Run | None
+    error: GnomonError | None
+    # None if there is an error.
+    responses: Sequence[bytes] | None
+    # time.perf_counter() when the writing of their answers began and ended, and nanoseconds since the epoch at its end.
+    begun: float
+    ended: float
+    end_ns: int
+
+
 class Inferences:
     """Accepts ModelInfer calls; never waits for anything but the model itself."""
 
@@ -46,6 +60,7 @@ class Inferences:
         self._most = most
         # time.perf_counter() when the last request was read.
         self._read = 0.0
+        self._answered: list[_Answered] = []
         # Calls that were accepted and not answered yet.
         self.in_flight = 0
 
@@ -79,6 +94,18 @@ class Inferences:
     def after_pass(self) -> None:
         """Runs what arrived together."""
         self._execution.start()
+
+    def settle(self) -> None:
+        """Counts and mirrors what was answered: once the answers are on their way, since nobody waits for this."""
+        if not self._answered:
+            return
+        answered, self._answered = self._answered, []
+        for one in answered:
+            try:
+                self._settle(one)
+            except Exception:
+                # What was answered beside it is to be counted all the same.
+                log.exception("what follows an answer failed")
 
     def close(self) -> None:
         """Waits for runs in progress."""
@@ -115,7 +142,7 @@ class Inferences:
         return Inference(call, request_id, layout, (), inputs, limit, typed)
 
     def _end(self, ended: Ended) -> None:
-        """Answers first; everything else comes after."""
+        """Answers; everything else comes after, with `settle`."""
         answering = time.perf_counter()
         batch, run, error = ended.batch, ended.run, ended.error
         self.in_flight -= len(batch)
@@ -133,12 +160,17 @@ class Inferences:
         else:
             for inference in batch:
                 inference.call.fail(self._shown(inference, error))
-        self._observation.inferences_ended(batch, run, error, answering)
+        now, end_ns = time.perf_counter(), time.time_ns()
+        self._answered.append(_Answered(batch, run, error, None if error else responses, answering, now, end_ns))
+
+    def _settle(self, answered: _Answered) -> None:
+        batch, run = answered.batch, answered.run
+        self._observation.inferences_ended(batch, run, answered.error, answered.begun, answered.ended)
         if run is not None and batch[0].primary:
             # The feeds of now: one that was closed since the request came counts nothing any more.
             feeds = self._feeds(batch[0].layout.servable.model)
             if feeds:
-                self._mirror(batch, feeds, run, responses if error is None else None)
+                self._mirror(answered, feeds, run)
 
     def _encoded(self, batch: Sequence[Inference], outputs: Sequence[Array]) -> Sequence[bytes]:
         first = batch[0]
@@ -182,16 +214,14 @@ class Inferences:
         log.error("%s (trace %s)", located, trace)
         return _located(servable, Internal(f"execution failed; trace {trace}"))
 
-    def _mirror(
-        self, batch: Sequence[Inference], feeds: Sequence[Feed], run: Run, responses: Sequence[bytes] | None
-    ) -> None:
-        """Hands a batch to those shadows that its requests are selected for; without responses, it has failed."""
+    def _mirror(self, answered: _Answered, feeds: Sequence[Feed], run: Run) -> None:
+        """Hands a batch to those shadows that its requests are selected for."""
+        batch, responses, end_ns = answered.batch, answered.responses, answered.end_ns
         version, chosen = batch[0].layout.servable.version, _chosen(batch, feeds)
         if responses is None:
             for feed, indices in zip(feeds, chosen, strict=True):
                 feed.primary_failed(version, len(indices))
             return
-        end_ns = time.time_ns()
         records = {
             index: self._record(batch[index], run, end_ns, responses[index])
             for index in (chosen[0] if len(chosen) == 1 else set().union(*chosen))

@@ -69,22 +69,21 @@ class Observation:
         return call.trace
 
     def inferences_ended(
-        self, batch: Sequence[Inference], run: Run | None, error: GnomonError | None, answering: float
+        self, batch: Sequence[Inference], run: Run | None, error: GnomonError | None, answering: float, answered: float
     ) -> None:
         """Counts requests of one kind that ended together, and their run once.
 
-        `answering` is the time.perf_counter() at which the writing of their answers began.
+        `answering` and `answered` are the time.perf_counter() at which the writing of their answers began and ended.
         """
-        now = time.perf_counter()
         layout, requests = batch[0].layout, len(batch)
         key = (layout.servable.model, layout.servable.version, layout.role, error.status if error else "")
         counts = self._inferences.get(key)
         if counts is None:
             counts = self._inferences[key] = _Inferences()
-        counts.durations.add_all([now - inference.call.start for inference in batch])
+        counts.durations.add_all([answered - inference.call.start for inference in batch])
         if run is None:
             return
-        seconds, writing = (run.end_ns - run.start_ns) * 1e-9, now - answering
+        seconds, writing = (run.end_ns - run.start_ns) * 1e-9, answered - answering
         reading = sum([inference.reading for inference in batch])
         size = counts.sizes.of(run.rows)
         counts.runs.add(seconds, requests)

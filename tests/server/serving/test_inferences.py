@@ -54,6 +54,7 @@ class Bench:
         held = self.put(message, **call)
         await asyncio.wait_for(held.over.wait(), 30)
         status = held.result.status if isinstance(held.result, Exception) else "OK"
+        self.inferences.settle()
         self.observation.calls_ended([(held, status)])
         return held
 
@@ -312,6 +313,7 @@ async def test_requests_that_come_together_do_not_count_the_reading_of_each_othe
         bench.inferences.accept(call, bench.table)
     bench.inferences.after_pass()
     await asyncio.gather(*(call.over.wait() for call in calls))
+    bench.inferences.settle()
     (count,) = bench.observation.inferences()
     assert sum(count.durations.counts) == 50
     # Each was read once, one after the other, and each run's inputs were joined once.

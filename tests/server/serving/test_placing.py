@@ -71,6 +71,7 @@ class Bench:
             call.fail(error)
         self.inferences.after_pass()
         await asyncio.wait_for(call.over.wait(), 30)
+        self.inferences.settle()
         self.observation.calls_ended([(call, "OK")])
         return call
 

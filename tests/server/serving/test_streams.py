@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from raw_calls import output, request
 from server.serving.fakes import Doubler, HeldCall, Reader, shadow
@@ -46,10 +46,15 @@ class Bench:
         self.inferences = Inferences(self.observation, lambda _: self.feeds)
         models = (self.fast, self.held)
         table = RouteTable({one.model: ModelRoute(one.model, one, {1: one}, ()) for one in models})
-        self.streams = Streams(self.inferences.accept, self.inferences.after_pass, self.observation, lambda: table)
+        self.streams = Streams(self.inferences.accept, self.run, self.observation, lambda: table)
         self.transport: Transport | None = None
 
+    def run(self) -> None:
+        self.inferences.after_pass()
+        self.inferences.settle()
+
     def runs(self, model: str) -> int:
+        self.inferences.settle()
         counts = self.observation.inferences()
         return sum(sum(count.batches.counts) for count in counts if count.model == model)
 
@@ -208,6 +213,7 @@ async def test_what_a_cancelled_stream_asked_for_does_not_run(room: Room) -> Non
     bench.gate.set()
     await until(lambda: bench.inferences.in_flight == 0)
     assert len(bench.held.threads) == 2
+    bench.inferences.settle()
     ended = {count.error: sum(count.durations.counts) for count in bench.observation.inferences()}
     assert ended == {"": 2, "CANCELLED": 4}
 
@@ -305,6 +311,7 @@ async def test_requests_of_a_stream_are_counted_mirrored_and_traced_like_others(
             talk = Talk(channel, metadata=(("traceparent", f"00-{TRACE}-{SPAN}-01"),))
             await talk.say(*sent)
             assert len(numbers(await talk.rest())) == 3
+            bench.inferences.settle()
             received = await worker.records(3)
             await feed.drain(1)
     # They may run on several threads at a time, and end in any order.
@@ -357,7 +364,6 @@ def test_whatever_bytes_come_each_message_has_one_answer_and_the_stream_goes_on(
         bench = runner.run(made())
 
         @given(MESSAGES)
-        @settings(deadline=None)
         def check(given: list[bytes]) -> None:
             found = runner.run(answers(bench, given))
             assert len(found) == len(given)

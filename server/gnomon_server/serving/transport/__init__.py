@@ -84,7 +84,8 @@ class Stream:
 Methods = Mapping[str, Unary | Stream]
 # Called when everything that arrived together has been handed over.
 AfterPass = Callable[[], None]
-# Called with calls that ended, each once, and the names of their statuses.
+# Called with calls that ended, each once, and the names of their statuses; after their answers are written, where many
+# are written at once.
 Observer = Callable[[Sequence[tuple[Call, str]]], None]
 
 

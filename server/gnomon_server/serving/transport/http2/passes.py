@@ -50,19 +50,19 @@ class Passes:
         self._touched.discard(connection)
 
     def end(self) -> None:
-        """Begins what this pass received, tells what ended, then writes each connection's answers at once."""
+        """Begins what this pass received, writes each connection's answers at once, then tells what ended."""
         try:
             self._after_pass()
         except Exception:
             # Those who wait for an answer of this pass wait on; nobody else may.
             log.exception("a pass failed")
         self._begun = False
-        if self._ended:
-            ended, self._ended = self._ended, []
-            self._observer(ended)
         touched, self._touched = self._touched, set()
         for connection in touched:
             connection.flush()
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._observer(ended)
 
     def _begin(self) -> None:
         self._begun = True
