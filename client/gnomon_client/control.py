@@ -97,6 +97,25 @@ class Control:
         )
         return self._change("SetShadow", request, pb.RouteChange, timeout)
 
+    def canary(
+        self,
+        model: str,
+        version: int = 0,
+        weight: float = 0.05,
+        off: bool = False,
+        reason: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> pb.RouteChange:
+        """Has a version answer a share of a model's requests, in (0, 1], as its canary.
+
+        `off` ends it; `version` may be 0 then.
+        """
+        request = pb.SetCanaryRequest(
+            model=model, version=version, weight=0.0 if off else weight, off=off, actor=self.actor, reason=reason
+        )
+        return self._change("SetCanary", request, pb.RouteChange, timeout)
+
     def promote(
         self, model: str, version: int, force: bool = False, reason: str = "", *, timeout: float | None = None
     ) -> pb.RouteChange:
@@ -113,10 +132,12 @@ class Control:
         force: bool = False,
         reason: str = "",
         *,
+        canary: tuple[int, float] | None = None,
         timeout: float | None = None,
     ) -> pb.RouteChange:
         """Gives a model this primary and these shadows, by version their share of the requests, in one change.
 
+        `canary` is the version that answers a share of the requests, and that share; without it there is none.
         Refused if the route has not the generation that the caller looked at; `force` is about the verdict, as for
         `promote`.
         """
@@ -128,6 +149,7 @@ class Control:
             force=force,
             actor=self.actor,
             reason=reason,
+            canary=pb.Canary(version=canary[0], weight=canary[1]) if canary else None,
         )
         return self._change("ApplyRoute", request, pb.RouteChange, timeout)
 

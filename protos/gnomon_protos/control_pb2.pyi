@@ -133,6 +133,7 @@ class Route(_message.Message):
     PRIMARY_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
     SHADOWS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Counts the changes of this model's route."""
     primary: _builtins.int
@@ -141,6 +142,10 @@ class Route(_message.Message):
     """The version that rollback returns to; 0: none."""
     @_builtins.property
     def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shadow]: ...
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """Absent: the primary answers every request that names no version."""
+
     def __init__(
         self,
         *,
@@ -148,14 +153,38 @@ class Route(_message.Message):
         primary: _builtins.int = ...,
         previous: _builtins.int = ...,
         shadows: _abc.Iterable[Global___Shadow] | None = ...,
+        canary: Global___Canary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "previous", b"previous", "primary", b"primary", "shadows", b"shadows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "generation", b"generation", "previous", b"previous", "primary", b"primary", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    weight: _builtins.float
+    """Share of the requests that it answers, in (0, 1]."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
 
 @_typing.final
 class Shadow(_message.Message):
@@ -194,14 +223,14 @@ class VersionStatus(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     role: _builtins.str
-    """"primary", "shadow", "previous" or empty."""
+    """"primary", "canary", "shadow", "previous" or empty."""
     state: _builtins.str
     """"loading", "ready", "failed" or "unloaded"."""
     reason: _builtins.str
     """Why it failed."""
     digest: _builtins.str
     requests: _builtins.int
-    """Requests that it answered as primary since the server started."""
+    """Requests that it answered since the server started."""
     failures: _builtins.int
     verdict: _builtins.str
     """Of the verdict on a shadow: "promote", "reject" or "keep watching"."""
@@ -1102,6 +1131,42 @@ class SetShadowRequest(_message.Message):
 Global___SetShadowRequest: _TypeAlias = SetShadowRequest  # noqa: Y015
 
 @_typing.final
+class SetCanaryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    OFF_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    """With off, 0: whichever it is."""
+    weight: _builtins.float
+    """In (0, 1]; 0 with off."""
+    off: _builtins.bool
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        off: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "model", b"model", "off", b"off", "reason", b"reason", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCanaryRequest: _TypeAlias = SetCanaryRequest  # noqa: Y015
+
+@_typing.final
 class PromoteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1169,6 +1234,7 @@ class ApplyRouteRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     generation: _builtins.int
     """The generation of the route that the caller looked at; refused if it has changed since."""
@@ -1179,6 +1245,10 @@ class ApplyRouteRequest(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shadow]: ...
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """Absent: none."""
+
     def __init__(
         self,
         *,
@@ -1189,10 +1259,11 @@ class ApplyRouteRequest(_message.Message):
         force: _builtins.bool = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        canary: Global___Canary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "force", b"force", "generation", b"generation", "model", b"model", "primary", b"primary", "reason", b"reason", "shadows", b"shadows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "canary", b"canary", "force", b"force", "generation", b"generation", "model", b"model", "primary", b"primary", "reason", b"reason", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

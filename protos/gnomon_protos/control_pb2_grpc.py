@@ -50,6 +50,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.SetShadowRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
                 _registered_method=True)
+        self.SetCanary = channel.unary_unary(
+                '/gnomon.v1.Control/SetCanary',
+                request_serializer=gnomon__protos_dot_control__pb2.SetCanaryRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
+                _registered_method=True)
         self.Promote = channel.unary_unary(
                 '/gnomon.v1.Control/Promote',
                 request_serializer=gnomon__protos_dot_control__pb2.PromoteRequest.SerializeToString,
@@ -121,6 +126,14 @@ class ControlServicer(object):
 
     def SetShadow(self, request, context):
         """Starts, changes or ends the mirroring of a model's requests to a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCanary(self, request, context):
+        """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
+        loaded and warm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +225,11 @@ def add_ControlServicer_to_server(servicer, server):
             'SetShadow': grpc.unary_unary_rpc_method_handler(
                     servicer.SetShadow,
                     request_deserializer=gnomon__protos_dot_control__pb2.SetShadowRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
+            ),
+            'SetCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCanary,
+                    request_deserializer=gnomon__protos_dot_control__pb2.SetCanaryRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
             ),
             'Promote': grpc.unary_unary_rpc_method_handler(
@@ -345,6 +363,33 @@ class Control(object):
             target,
             '/gnomon.v1.Control/SetShadow',
             gnomon__protos_dot_control__pb2.SetShadowRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.RouteChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/SetCanary',
+            gnomon__protos_dot_control__pb2.SetCanaryRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.RouteChange.FromString,
             options,
             channel_credentials,

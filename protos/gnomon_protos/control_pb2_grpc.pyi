@@ -38,6 +38,10 @@ class ControlStub:
     """How a shadow compares with its primary."""
     SetShadow: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetShadowRequest, _control_pb2.RouteChange]
     """Starts, changes or ends the mirroring of a model's requests to a version."""
+    SetCanary: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetCanaryRequest, _control_pb2.RouteChange]
+    """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
+    loaded and warm.
+    """
     Promote: _grpc.UnaryUnaryMultiCallable[_control_pb2.PromoteRequest, _control_pb2.RouteChange]
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]
@@ -68,6 +72,10 @@ class ControlAsyncStub(ControlStub):
     """How a shadow compares with its primary."""
     SetShadow: _aio.UnaryUnaryMultiCallable[_control_pb2.SetShadowRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
     """Starts, changes or ends the mirroring of a model's requests to a version."""
+    SetCanary: _aio.UnaryUnaryMultiCallable[_control_pb2.SetCanaryRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
+    """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
+    loaded and warm.
+    """
     Promote: _aio.UnaryUnaryMultiCallable[_control_pb2.PromoteRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
@@ -113,6 +121,16 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
         """Starts, changes or ends the mirroring of a model's requests to a version."""
+
+    @_abc_1.abstractmethod
+    def SetCanary(
+        self,
+        request: _control_pb2.SetCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
+        """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
+        loaded and warm.
+        """
 
     @_abc_1.abstractmethod
     def Promote(

@@ -152,6 +152,14 @@ class FeedbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unlabelled: Literal["worst", "ignored"] = "worst"
 
 
+class CanarySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which requests a model's canary answers."""
+
+    # The metadata by which a request keeps its side, such as "x-user-id"; empty, or in a request that has none: its id,
+    # or else its bytes.
+    key: Annotated[str, msgspec.Meta(pattern="^([0-9a-z_.-]*(?<!-bin))$")] = ""
+
+
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
 
@@ -198,6 +206,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, OutputSettings] = {}
     compare: CompareSettings = CompareSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    canary: CanarySettings = CanarySettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

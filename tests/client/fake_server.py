@@ -163,6 +163,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
         shadows = [] if request.off else [control_pb2.Shadow(version=request.version, sample=request.sample)]
         return control_pb2.RouteChange(after=control_pb2.Route(shadows=shadows))
 
+    def SetCanary(self, request: Any, context: Any) -> control_pb2.RouteChange:
+        self.recorder.begin("SetCanary", request, context)
+        canary = None if request.off else control_pb2.Canary(version=request.version, weight=request.weight)
+        return control_pb2.RouteChange(after=control_pb2.Route(canary=canary))
+
     def Promote(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("Promote", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=request.version))

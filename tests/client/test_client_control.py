@@ -11,6 +11,7 @@ import pytest
 from client.fake_server import FakeServer
 
 from gnomon_client import Control, FailedPrecondition
+from gnomon_protos import control_pb2
 
 
 @pytest.fixture
@@ -53,6 +54,16 @@ def test_changes_carry_who_and_why(server: FakeServer, control: Control) -> None
     assert [request.reason for request in requests] == ["try", "enough", "urgent", "worse", "as the file says"]
     assert (requests[1].off, requests[1].sample) == (True, 0.0)
     assert requests[2].force
+
+
+def test_a_canary_begins_with_its_share_and_ends_without_a_name(server: FakeServer, control: Control) -> None:
+    assert control.canary("churn", 2, 0.2, reason="try").after.canary == control_pb2.Canary(version=2, weight=0.2)
+    assert not control.canary("churn", off=True).after.HasField("canary")
+    control.apply("churn", 7, 1, {}, canary=(2, 0.5))
+    begun, ended, applied = (seen.request for seen in server.recorder.seen)
+    assert (begun.actor, begun.reason, begun.off) == ("ada@laptop", "try", False)
+    assert (ended.version, ended.weight, ended.off) == (0, 0.0, True)
+    assert applied.canary == control_pb2.Canary(version=2, weight=0.5)
 
 
 def test_an_approval_is_handed_in_as_it_was_signed(server: FakeServer, control: Control) -> None:

@@ -116,13 +116,26 @@ def test_a_file_that_is_wrong_anywhere_changes_nothing(server: ServerProcess, co
     assert control.audit() == before
 
 
+def test_a_canary_is_shown_made_and_ended_by_the_file(server: ServerProcess, control: Control, tmp_path: Path) -> None:
+    file, text = tmp_path / "routes.yaml", "models:\n  m: {primary: 1, canary: {3: 0.05}, shadows: {2: 1, 3: 1}}\n"
+    shown = apply(server, file, text, "--diff")
+    assert (shown.returncode, shown.stdout.splitlines()[1:]) == (1, ["  + canary 3: 0.05"])
+    assert apply(server, file, text).returncode == 0
+    status = control.models("m").models[0]
+    assert (status.route.canary.version, status.route.canary.weight) == (3, 0.05)
+    assert [version.role for version in status.versions] == ["primary", "shadow", "canary"]
+    assert apply(server, file, text).stdout == "every route is as the file says\n"
+    assert apply(server, file, "models:\n  m: {primary: 1, shadows: {2: 1, 3: 1}}\n").returncode == 0
+    assert not control.models("m").models[0].route.HasField("canary")
+
+
 def test_programs_read_the_difference_as_json(server: ServerProcess, control: Control, tmp_path: Path) -> None:
     done = apply(server, tmp_path / "r.yaml", "models:\n  m: {primary: 1, shadows: {3: 0.5}}\n", "--diff", "--json")
     (found,) = json.loads(done.stdout)
     assert (found["model"], found["before"], found["after"]) == (
         "m",
-        {"primary": 1, "shadows": {"2": 1.0, "3": 1.0}},
-        {"primary": 1, "shadows": {"3": 0.5}},
+        {"primary": 1, "canary": {}, "shadows": {"2": 1.0, "3": 1.0}},
+        {"primary": 1, "canary": {}, "shadows": {"3": 0.5}},
     )
 
 

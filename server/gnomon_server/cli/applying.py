@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gnomon_protos import control_pb2
     from gnomon_server.cli.routefile import WantedRoute
 
+# The primary, and the canary and the shadows with the share of each by version.
+Roles = tuple[int, Mapping[int, float], Mapping[int, float]]
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -28,10 +31,7 @@ class Difference:
     @property
     def lines(self) -> list[str]:
         """The difference, as a reader of patches knows it."""
-        before, after = (
-            _lines(self.before.primary, _shadows(self.before)),
-            _lines(self.wanted.primary, self.wanted.shadows),
-        )
+        before, after = _lines(*_roles(self.before)), _lines(*_wanted(self.wanted))
         gone, new = [line for line in before if line not in after], [line for line in after if line not in before]
         head = f"{self.wanted.model} (generation {self.before.generation})"
         return [head, *(f"  - {line}" for line in gone), *(f"  + {line}" for line in new)]
@@ -39,8 +39,9 @@ class Difference:
     @property
     def fields(self) -> dict[str, object]:
         """The difference, as a program reads it."""
-        before = {"primary": self.before.primary, "shadows": _shadows(self.before)}
-        after = {"primary": self.wanted.primary, "shadows": self.wanted.shadows}
+        names = ("primary", "canary", "shadows")
+        before = dict(zip(names, _roles(self.before), strict=True))
+        after = dict(zip(names, _wanted(self.wanted), strict=True))
         return {"model": self.wanted.model, "generation": self.before.generation, "before": before, "after": after}
 
 
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         "gnomon apply routes.yaml --diff\n  gnomon apply routes.yaml --reason CHG-1042",
         run,
     )
-    parser.add_argument("file", type=Path, help="YAML: models, and for each primary, shadows, generation")
+    parser.add_argument("file", type=Path, help="YAML: models, and for each primary, canary, shadows, generation")
     parser.add_argument("--diff", action="store_true", help="only show what would change; exit 1 if anything would")
     parser.add_argument("--force", action="store_true", help="without a favourable verdict; needs --reason")
     parser.add_argument("--reason", default="", help="why, for the audit")
@@ -82,11 +83,11 @@ def _differences(wanted: Sequence[WantedRoute], statuses: Mapping[str, control_p
         if entry.model not in statuses:
             raise NotFound(f"{entry.where}: model '{entry.model}' not found: expected one of {sorted(statuses)}")
         versions = {version.version for version in statuses[entry.model].versions}
-        if unknown := sorted({entry.primary, *entry.shadows} - versions):
+        if unknown := sorted({entry.primary, *entry.shadows, entry.canary} - {0} - versions):
             expected = f"expected some of {sorted(versions)}"
             raise NotFound(f"{entry.where}: model '{entry.model}': version '{unknown[0]}' not found: {expected}")
         route = statuses[entry.model].route
-        if (entry.primary, entry.shadows) == (route.primary, _shadows(route)):
+        if _wanted(entry) == _roles(route):
             continue
         if entry.generation not in (None, route.generation):
             raise Refused(
@@ -109,6 +110,7 @@ def _apply(server: Control, difference: Difference, arguments: argparse.Namespac
             wanted.shadows,
             force=arguments.force,
             reason=arguments.reason,
+            canary=(wanted.canary, wanted.weight) if wanted.canary else None,
         )
     except ClientError as error:
         if error.status == "UNAVAILABLE":
@@ -126,9 +128,18 @@ def _show(differences: Sequence[Difference], arguments: argparse.Namespace) -> N
         say("every route is as the file says")
 
 
-def _shadows(route: control_pb2.Route) -> dict[int, float]:
-    return {shadow.version: shadow.sample for shadow in route.shadows}
+def _roles(route: control_pb2.Route) -> Roles:
+    canary = {route.canary.version: route.canary.weight} if route.canary.version else {}
+    return route.primary, canary, {shadow.version: shadow.sample for shadow in route.shadows}
 
 
-def _lines(primary: int, shadows: Mapping[int, float]) -> list[str]:
-    return [f"primary {primary}", *(f"shadow {version}: {sample:g}" for version, sample in sorted(shadows.items()))]
+def _wanted(entry: WantedRoute) -> Roles:
+    return entry.primary, {entry.canary: entry.weight} if entry.canary else {}, entry.shadows
+
+
+def _lines(primary: int, canary: Mapping[int, float], shadows: Mapping[int, float]) -> list[str]:
+    return [
+        f"primary {primary}",
+        *(f"canary {version}: {weight:g}" for version, weight in canary.items()),
+        *(f"shadow {version}: {sample:g}" for version, sample in sorted(shadows.items())),
+    ]

@@ -1,4 +1,4 @@
-"""The commands that change a running server: shadow, promote, rollback, scale."""
+"""The commands that change a running server: shadow, canary, promote, rollback, scale."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gnomon_server.cli.screen import add_command, add_control, add_json, control, say, say_json
+from gnomon_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
@@ -22,6 +23,13 @@ def add_parser(subparsers: Any) -> None:
         "Mirror a model's requests to a version, or stop it.",
         "gnomon shadow flights 2 --sample 0.1",
         run_shadow,
+    )
+    canary = add_command(
+        subparsers,
+        "canary",
+        "Have a version answer a part of a model's requests, or stop it.",
+        "gnomon canary flights 2 --weight 5\n  gnomon canary flights --off",
+        run_canary,
     )
     promote = add_command(
         subparsers,
@@ -43,15 +51,19 @@ def add_parser(subparsers: Any) -> None:
     scale.add_argument("workers", type=int, help="how many frontends")
     add_json(scale)
     add_control(scale)
-    for parser in (shadow, promote, rollback):
+    for parser in (shadow, canary, promote, rollback):
         parser.add_argument("model", help="the model")
-        if parser is not rollback:
+        if parser is canary:
+            parser.add_argument("version", type=int, nargs="?", default=0, help="the version; with --off, any")
+        elif parser is not rollback:
             parser.add_argument("version", type=int, help="the version")
         parser.add_argument("--reason", default="", help="why, for the audit")
         add_json(parser)
         add_control(parser)
     shadow.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="in (0, 1] (default: 1)")
     shadow.add_argument("--off", action="store_true", help="end the mirroring")
+    canary.add_argument("--weight", type=float, metavar="PERCENT", help="of the requests, in (0, 100]")
+    canary.add_argument("--off", action="store_true", help="have the primary answer every request again")
     promote.add_argument("--force", action="store_true", help="without a favourable verdict; needs --reason")
 
 
@@ -60,6 +72,20 @@ def run_shadow(arguments: argparse.Namespace) -> int:
     model, version, reason = arguments.model, arguments.version, arguments.reason
     with control(arguments) as server:
         change = server.shadow(model, version, sample=arguments.sample, off=arguments.off, reason=reason)
+    return _show(change, arguments)
+
+
+def run_canary(arguments: argparse.Namespace) -> int:
+    """Has a version answer a part of the requests, or stops it."""
+    model, version, weight, reason = arguments.model, arguments.version, arguments.weight, arguments.reason
+    if arguments.off == (weight is not None):
+        raise InvalidRequest("expected either --weight PERCENT or --off")
+    if not arguments.off and not version:
+        raise InvalidRequest("version: expected the version that is to be the canary, received none")
+    if weight is not None and not 0 < weight <= 100:
+        raise InvalidRequest(f"--weight: expected percent in (0, 100], received {weight:g}")
+    with control(arguments) as server:
+        change = server.canary(model, version, weight=(weight or 0) / 100, off=arguments.off, reason=reason)
     return _show(change, arguments)
 
 

@@ -3,7 +3,8 @@
 models:
 flights:
 primary: 3
-shadows: {4: 0.1, 5: 1}   # version: share of the requests
+canary: {4: 0.05}         # version: share of the requests that it answers
+shadows: {4: 0.1, 5: 1}   # version: share of the other requests
 generation: 12            # optional: only if nobody has changed the route since
 """
 
@@ -35,6 +36,9 @@ class WantedRoute:
     shadows: dict[int, float] = field(default_factory=dict)
     # The generation that the route must have for a change; None: whichever it has.
     generation: int | None = None
+    # The version that answers a share of the requests, in (0, 1]; 0: none.
+    canary: int = 0
+    weight: float = 0.0
 
 
 def read(file: Path) -> list[WantedRoute]:
@@ -67,21 +71,30 @@ class _Reader:
 
     def _route(self, name: ScalarNode, node: Node) -> WantedRoute:
         model = str(name.value)
-        fields = self._fields(node, f"model '{model}'", ("primary", "shadows", "generation"), needed=("primary",))
-        primary = self._version(fields["primary"], f"model '{model}': primary")
-        shadows = self._shadows(fields["shadows"], model) if "shadows" in fields else {}
+        what = f"model '{model}'"
+        known = ("primary", "canary", "shadows", "generation")
+        fields = self._fields(node, what, known, needed=("primary",))
+        primary = self._version(fields["primary"], f"{what}: primary")
+        shadows = self._shares(fields["shadows"], f"{what}: shadows", f"{what}: shadow") if "shadows" in fields else {}
         if primary in shadows:
-            self._fail(fields["shadows"], f"model '{model}': version {primary} is the primary and cannot shadow itself")
-        generation = (
-            self._version(fields["generation"], f"model '{model}': generation") if "generation" in fields else None
-        )
-        return WantedRoute(model, self._where(name), primary, shadows, generation)
+            self._fail(fields["shadows"], f"{what}: version {primary} is the primary and cannot shadow itself")
+        generation = self._version(fields["generation"], f"{what}: generation") if "generation" in fields else None
+        canary, weight = self._canary(fields["canary"], f"{what}: canary") if "canary" in fields else (0, 0.0)
+        if canary == primary:
+            self._fail(fields["canary"], f"{what}: version {primary} is the primary and cannot be its canary")
+        return WantedRoute(model, self._where(name), primary, shadows, generation, canary, weight)
 
-    def _shadows(self, node: Node, model: str) -> dict[int, float]:
+    def _shares(self, node: Node, what: str, each: str) -> dict[int, float]:
         return {
-            self._version(key, f"model '{model}': shadows"): self._share(value, f"model '{model}': shadow {key.value}")
-            for key, value in self._mapping(node, f"model '{model}': shadows").items()
+            self._version(key, what): self._share(value, f"{each} {key.value}")
+            for key, value in self._mapping(node, what).items()
         }
+
+    def _canary(self, node: Node, what: str) -> tuple[int, float]:
+        shares = self._shares(node, what, what)
+        if len(shares) > 1:
+            self._fail(node, f"{what}: expected one version, received {len(shares)}")
+        return next(iter(shares.items()), (0, 0.0))
 
     def _fields(self, node: Node, what: str, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Node]:
         found = {}

@@ -28,13 +28,15 @@ STYLES: Final = {
 
 def models(statuses: Sequence[control_pb2.ModelStatus]) -> RenderableType:
     """Returns one line a model."""
-    table = _table("model", "primary", "previous", "shadows", "versions", "state")
+    table = _table("model", "primary", "canary", "previous", "shadows", "versions", "state")
     for status in statuses:
         shadows = ", ".join(f"{s.version} ({share(s.sample)} of requests)" for s in status.route.shadows)
         failed = [str(v.version) for v in status.versions if v.state == "failed"]
         primary = next((v.state for v in status.versions if v.version == status.route.primary), "loading")
         state = styled(primary, STYLES) + (f", [bold red]{', '.join(failed)} failed[/]" if failed else "")
-        row = (_number(status.route.primary), _number(status.route.previous), shadows or "-", str(len(status.versions)))
+        route = status.route
+        canary = f"{route.canary.version} ({share(route.canary.weight)})" if route.canary.version else "-"
+        row = (_number(route.primary), canary, _number(route.previous), shadows or "-", str(len(status.versions)))
         table.add_row(escape(status.name), *row, state)
     return table if statuses else Text("The repository has no model yet: publish one with 'gnomon convert'.")
 
@@ -290,6 +292,8 @@ def route(change: control_pb2.RouteChange) -> str:
     """Returns what a change of a route did, as a sentence."""
     after = change.after
     parts = [f"primary is version {after.primary}"]
+    if after.canary.version:
+        parts.append(f"version {after.canary.version} answers {share(after.canary.weight)} of requests as canary")
     if after.previous:
         parts.append(f"version {after.previous} stays warm for a rollback")
     parts += [f"version {s.version} shadows {share(s.sample)} of requests" for s in after.shadows]

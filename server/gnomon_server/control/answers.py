@@ -81,7 +81,7 @@ class Answers:
         )
 
     def _listed(self, model: str, version: int, role: str) -> ListedVersion:
-        state = self._fleet.state(model, version)
+        state = self._fleet.standing(model, version)
         return ListedVersion(model, version, role, state.state, state.reason)
 
 

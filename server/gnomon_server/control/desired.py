@@ -84,7 +84,7 @@ class Desired:
     def versions(self, model: str) -> list[int]:
         """Returns the versions of a model that are there, and those that have a role."""
         route = self.routes.get(model)
-        roles = {route.primary, route.previous, *route.shadows} - {0} if route else set()
+        roles = {route.primary, route.canary, route.previous, *route.shadows} - {0} if route else set()
         return sorted(roles | {version for name, version in self.refs if name == model})
 
     def route(self, model: str) -> Route:
@@ -114,14 +114,16 @@ class Desired:
         """Has the fleet begin to make the routes true."""
         self._fleet.wish(self._wished, self.refs)
 
-    async def warm(self, model: str, version: int) -> None:
-        """Has a version loaded in every frontend beside what serves; raises Refused if one cannot."""
-        generation = self._fleet.wish(self._wished, self.refs, frozenset({(model, version)}))
+    async def warm(self, model: str, *versions: int) -> None:
+        """Has versions loaded in every frontend beside what serves; raises Refused if one cannot."""
+        generation = self._fleet.wish(self._wished, self.refs, frozenset((model, version) for version in versions))
         try:
             await self._fleet.settled(generation, LOAD_SECONDS)
-            state = self._fleet.frontend_state(model, version)
-            if state.state != READY:
-                raise Refused(f"model '{model}' version '{version}' cannot be served: {state.reason or state.state}")
+            for version in versions:
+                state = self._fleet.frontend_state(model, version)
+                if state.state != READY:
+                    reason = state.reason or state.state
+                    raise Refused(f"model '{model}' version '{version}' cannot be served: {reason}")
         except BaseException:
             # A caller who gives up cancels this, too.
             self.wish()
@@ -202,7 +204,11 @@ class Desired:
 
     def take_in(self, seen: Mapping[Key, VersionRef]) -> bool:
         """Knows the versions that are on disk now; what answers stays, even if its folder has gone."""
-        held = {(route.model, version) for route in self.routes.values() for version in (route.primary, route.previous)}
+        held = {
+            (route.model, version)
+            for route in self.routes.values()
+            for version in (route.primary, route.canary, route.previous)
+        }
         kept = {key: ref for key, ref in self.refs.items() if key in held or key in seen}
         fresh = {
             key: msgspec.structs.replace(ref, digest=self._digests.get(key, ""))

@@ -159,6 +159,12 @@ class Fleet:
         worker = self._workers.get((model, version))
         return worker.state if worker is not None else self.frontend_state(model, version)
 
+    def standing(self, model: str, version: int) -> VersionState:
+        """Returns how a version stands to users: as `state`, but a canary that is a shadow too, in the frontends."""
+        route = self._routes.get(model)
+        canary = route is not None and version == route.canary
+        return self.frontend_state(model, version) if canary else self.state(model, version)
+
     def frontend_state(self, model: str, version: int) -> VersionState:
         """Returns how a version stands in all frontends together."""
         states = [

@@ -50,8 +50,9 @@ class Following:
         # What is older than the route here was read before this server itself changed it.
         if route.generation > before.generation:
             # Where nothing answers yet, nothing can go on answering while the primary is loaded.
-            fresh = before.primary and route.primary not in (before.primary, before.previous)
-            if fresh and (route.model, route.primary) in self._desired.refs:
-                await self._desired.warm(route.model, route.primary)
+            answering = {route.primary, route.canary} - {0, before.primary, before.previous, before.canary}
+            fresh = [version for version in answering if (route.model, version) in self._desired.refs]
+            if before.primary and fresh:
+                await self._desired.warm(route.model, *fresh)
             await self._desired.apply(route)
         del self._elsewhere[route.model]

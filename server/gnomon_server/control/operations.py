@@ -44,6 +44,9 @@ class Assignment:
     primary: int
     # Version to share of mirrored requests.
     shadows: Mapping[int, float]
+    # The version that answers a share of the requests; 0: none.
+    canary: int = 0
+    weight: float = 0.0
 
 
 class Operations:
@@ -136,6 +139,29 @@ class Operations:
                 before, after, AuditEntry(request.actor, "shadow", version, request.reason)
             )
 
+    async def divert(self, request: Request, version: int, weight: float) -> Change:
+        """Has a version answer a share of the model's requests, as its canary, once it is warm in every frontend.
+
+        Raises Refused where the version cannot be loaded.
+        """
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            self._desired.check_known(request.model, version)
+            after = before.diverted(version, weight)
+            await self._desired.warm(request.model, version)
+            return await self._desired.switch(before, after, _entry(request, "canary", version))
+
+    async def undivert(self, request: Request, version: int = 0) -> Change:
+        """Has the primary answer every request again; raises NotFound where that version (0: any) is no canary."""
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            after = before.undiverted()
+            if version not in (0, before.canary):
+                raise NotFound(
+                    f"model '{request.model}' version '{version}' is not the canary: expected {before.canary}"
+                )
+            return await self._desired.switch(before, after, _entry(request, "canary", before.canary))
+
     async def promote(self, request: Request, version: int, force: bool) -> Change:
         """Makes a version the primary once it is warm in every frontend.
 
@@ -158,12 +184,15 @@ class Operations:
                     f"model '{request.model}': the route was changed meanwhile: expected generation "
                     f"{wanted.generation}, found {before.generation}; look again and repeat the change"
                 )
-            self._desired.check_known(request.model, wanted.primary, *wanted.shadows)
-            after = before.assigned(wanted.primary, wanted.shadows)
+            canary = {wanted.canary} - {0}
+            self._desired.check_known(request.model, wanted.primary, *wanted.shadows, *canary)
+            after = before.assigned(wanted.primary, wanted.shadows, wanted.canary, wanted.weight)
             if after == before:
                 return Change(before, before)
             if after.primary != before.primary:
                 return await self._promote(request, before, after, force)
+            if canary:
+                await self._desired.warm(request.model, after.canary)
             return await self._desired.switch(
                 before, after, AuditEntry(request.actor, "apply", after.primary, request.reason)
             )
@@ -285,7 +314,7 @@ class Operations:
         version = after.primary
         report = self.report(request.model, version) if version in before.shadows else None
         approvals = await self._grounds.check(request, before, version, report, force)
-        await self._desired.warm(request.model, version)
+        await self._desired.warm(request.model, *({version, after.canary} - {0}))
         report = self.report(request.model, version) if report is not None else None
         entry = self._grounds.entry(request, before, version, report, approvals, force)
         return replace(await self._desired.switch(before, after, entry), evidence=report)

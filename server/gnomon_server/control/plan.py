@@ -25,8 +25,8 @@ def frontend_plan(
 ) -> FrontendPlan:
     """Returns the plan for every frontend.
 
-    A version is loaded if it is primary, previous or to be warm for a promotion, and on disk; a shadow is mirrored to
-    once its worker has been ready, at its share times the model's factor. A model without a primary is there and
+    A version is loaded if it is primary, canary, previous or to be warm for a change, and on disk; a shadow is mirrored
+    to once its worker has been ready, at its share times the model's factor. A model without a primary is there and
     answers nothing.
     """
     models = [_model_plan(route, refs, feeds, warm, factors.get(name, 1.0)) for name, route in sorted(routes.items())]
@@ -40,7 +40,8 @@ def _model_plan(
     warm: frozenset[Key],
     factor: float,
 ) -> ModelPlan:
-    answering = {route.primary, route.previous} - {0} | {version for model, version in warm if model == route.model}
+    answering = {route.primary, route.canary, route.previous} - {0}
+    answering |= {version for model, version in warm if model == route.model}
     return ModelPlan(
         name=route.model,
         primary=route.primary,
@@ -50,6 +51,8 @@ def _model_plan(
             for version, sample in sorted(route.shadows.items())
             if (route.model, version) in feeds
         ),
+        canary=route.canary,
+        weight=route.weight,
     )
 
 

@@ -22,11 +22,16 @@ class Route:
     shadows: dict[int, float] = field(default_factory=dict)
     # Versions that have no role; they do not become shadows by themselves again.
     idle: frozenset[int] = frozenset()
+    # The version that answers a share of the requests, in (0, 1]; 0: none. It may be a shadow of the rest as well.
+    canary: int = 0
+    weight: float = 0.0
 
     def role(self, version: int) -> str:
-        """Returns "primary", "previous", "shadow" or "" for a version."""
+        """Returns "primary", "canary", "previous", "shadow" or "" for a version."""
         if version == self.primary:
             return "primary"
+        if version == self.canary:
+            return "canary"
         if version == self.previous:
             return "previous"
         return "shadow" if version in self.shadows else ""
@@ -37,7 +42,7 @@ class Route:
         The first version of a model becomes its primary; one that appears beside a primary begins as a shadow of all
         requests, whatever its number, because only a promotion makes a version meet users.
         """
-        unknown = versions - self.idle - self.shadows.keys() - {self.primary, self.previous}
+        unknown = versions - self.idle - self.shadows.keys() - {self.primary, self.previous, self.canary}
         if not unknown:
             return self
         primary = self.primary or min(unknown)
@@ -45,7 +50,7 @@ class Route:
         return self._next(primary=primary, shadows=shadows)
 
     def vanished(self, versions: frozenset[int]) -> Route:
-        """Returns the route after versions left the disk; a primary or previous one keeps its role, loaded as it is."""
+        """Returns the route after versions left the disk; one that answers keeps its role, loaded as it is."""
         shadows = {version: sample for version, sample in self.shadows.items() if version not in versions}
         idle = self.idle - versions
         if shadows == self.shadows and idle == self.idle:
@@ -66,35 +71,58 @@ class Route:
         if version not in self.shadows:
             shadows = sorted(self.shadows)
             raise NotFound(f"model '{self.model}' version '{version}' is not a shadow: expected one of {shadows}")
-        return self._next(shadows=self._without(version), idle=self.idle | {version})
+        idle = self.idle if version == self.canary else self.idle | {version}
+        return self._next(shadows=self._without(version), idle=idle)
+
+    def diverted(self, version: int, weight: float) -> Route:
+        """Returns the route with a version as canary that answers a share of the requests, in place of any other."""
+        if not 0 < weight <= 1:
+            raise InvalidRequest(f"model '{self.model}': weight: expected a share in (0, 1], received {weight:g}")
+        if version == self.primary:
+            raise Refused(f"model '{self.model}' version '{version}' is the primary and cannot be its canary")
+        route = self if self.canary in (0, version) else self.undiverted()
+        previous = 0 if version == self.previous else self.previous
+        return self._next(previous=previous, idle=route.idle - {version}, canary=version, weight=weight)
+
+    def undiverted(self) -> Route:
+        """Returns the route without its canary, which stays a shadow if it is one."""
+        if not self.canary:
+            raise NotFound(f"model '{self.model}' has no canary")
+        return self._next(idle=self._idle_without_canary(), canary=0, weight=0.0)
 
     def promoted(self, version: int) -> Route:
-        """Returns the route with a version as primary; the old primary stays warm for a rollback."""
+        """Returns the route with a version as primary and no canary; the old primary stays warm for a rollback."""
         if version == self.primary:
             raise Refused(f"model '{self.model}' version '{version}' is the primary already")
-        idle = (self.idle | ({self.previous} if self.previous else set())) - {version}
-        return self._next(primary=version, previous=self.primary, shadows=self._without(version), idle=idle)
+        idle = (self._idle_without_canary() | ({self.previous} if self.previous else set())) - {version}
+        shadows = self._without(version)
+        return self._next(primary=version, previous=self.primary, shadows=shadows, idle=idle, canary=0, weight=0.0)
 
-    def assigned(self, primary: int, shadows: Mapping[int, float]) -> Route:
-        """Returns the route with this primary and these shadows; itself where that is what it has.
+    def assigned(self, primary: int, shadows: Mapping[int, float], canary: int = 0, weight: float = 0.0) -> Route:
+        """Returns the route with this primary, these shadows and this canary, if any; itself where it has them.
 
         An old primary that is not among the shadows stays warm for a rollback. What loses its role stays idle.
         """
         route = self.promoted(primary) if primary != self.primary else self
+        if not canary and route.canary:
+            route = route.undiverted()
         for version, sample in shadows.items():
             route = route.shadowed(version, sample)
         for version in route.shadows.keys() - shadows.keys():
             route = route.unshadowed(version)
-        same = (route.primary, route.shadows) == (self.primary, self.shadows)
+        if canary:
+            route = route.diverted(canary, weight)
+        same = replace(route, generation=self.generation) == self
         # However many steps led here, it is one change.
         return self if same else replace(route, generation=self.generation + 1)
 
     def rolled_back(self) -> Route:
-        """Returns the route with the previous primary as primary again, and the other one back in the shadow."""
+        """Returns the route with the previous primary as primary again, the other one in the shadow, and no canary."""
         if not self.previous:
             raise Refused(f"model '{self.model}' has no previous version to roll back to")
         shadows = {**self.shadows, self.primary: 1.0}
-        return self._next(primary=self.previous, previous=0, shadows=shadows)
+        idle = self._idle_without_canary()
+        return self._next(primary=self.previous, previous=0, shadows=shadows, idle=idle, canary=0, weight=0.0)
 
     def _next(
         self,
@@ -102,6 +130,8 @@ class Route:
         previous: int | None = None,
         shadows: dict[int, float] | None = None,
         idle: frozenset[int] | None = None,
+        canary: int | None = None,
+        weight: float | None = None,
     ) -> Route:
         return replace(
             self,
@@ -110,7 +140,13 @@ class Route:
             previous=self.previous if previous is None else previous,
             shadows=self.shadows if shadows is None else shadows,
             idle=self.idle if idle is None else idle,
+            canary=self.canary if canary is None else canary,
+            weight=self.weight if weight is None else weight,
         )
+
+    def _idle_without_canary(self) -> frozenset[int]:
+        """Returns what is idle once there is no canary: with it, unless it is a shadow."""
+        return self.idle | ({self.canary} - {0} - self.shadows.keys())
 
     def _without(self, version: int) -> dict[int, float]:
         return {other: sample for other, sample in self.shadows.items() if other != version}

@@ -87,6 +87,13 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return _change(await self._operations.shadow(_request(request), request.version, request.sample))
 
     @_mapped
+    async def SetCanary(self, request: control_pb2.SetCanaryRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
+        """Starts, changes or ends the answering of a share of a model's requests by a version."""
+        if request.off:
+            return _change(await self._operations.undivert(_request(request), request.version))
+        return _change(await self._operations.divert(_request(request), request.version, request.weight))
+
+    @_mapped
     async def Promote(self, request: control_pb2.PromoteRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
         """Makes a version the primary."""
         return _change(await self._operations.promote(_request(request), request.version, request.force))
@@ -102,7 +109,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> control_pb2.RouteChange:
         """Makes a route be as a file says."""
         shadows = {shadow.version: shadow.sample for shadow in request.shadows}
-        wanted = Assignment(request.generation, request.primary, shadows)
+        canary = request.canary
+        wanted = Assignment(request.generation, request.primary, shadows, canary.version, canary.weight)
         return _change(await self._operations.apply(_request(request), wanted, request.force))
 
     @_mapped
@@ -193,7 +201,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
 
     def _version(self, route: Route, version: int) -> control_pb2.VersionStatus:
-        state = self._fleet.state(route.model, version)
+        state = self._fleet.standing(route.model, version)
         counts = [c for c in self._fleet.counts.inferences if (c.model, c.version) == (route.model, version)]
         requests = sum(sum(count.durations.counts) for count in counts)
         failures = sum(sum(count.durations.counts) for count in counts if count.error)
@@ -231,7 +239,11 @@ def _request(message: Any) -> Request:
 def _route(route: Route) -> control_pb2.Route:
     shadows = [control_pb2.Shadow(version=version, sample=s) for version, s in sorted(route.shadows.items())]
     return control_pb2.Route(
-        generation=route.generation, primary=route.primary, previous=route.previous, shadows=shadows
+        generation=route.generation,
+        primary=route.primary,
+        previous=route.previous,
+        shadows=shadows,
+        canary=control_pb2.Canary(version=route.canary, weight=route.weight) if route.canary else None,
     )
 
 

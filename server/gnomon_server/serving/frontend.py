@@ -22,6 +22,7 @@ from gnomon_server.serving.regions import Regions
 from gnomon_server.serving.repository import Repository
 from gnomon_server.serving.routing import ModelRoute, RouteTable
 from gnomon_server.serving.service import Service
+from gnomon_server.serving.split import Split
 from gnomon_server.serving.streams import Streams
 from gnomon_server.serving.transport import Call, tls
 from gnomon_server.serving.transport.choice import transport
@@ -165,7 +166,10 @@ class Frontend:
     def _route(self, model: ModelPlan) -> ModelRoute:
         loaded = {ref.version: found for ref in model.versions if (found := self._holdings.get(ref))}
         feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
-        return ModelRoute(model.name, loaded.get(model.primary), loaded, feeds, unloaded=not model.primary)
+        canary, key = loaded.get(model.canary), self._settings.model(model.name).canary.key
+        split = Split(canary, model.weight, key) if canary is not None else None
+        primary = loaded.get(model.primary)
+        return ModelRoute(model.name, primary, loaded, feeds, unloaded=not model.primary, split=split)
 
     def _run_streamed(self) -> None:
         self._inferences.after_pass()

@@ -11,6 +11,7 @@ import numpy as np
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
 from gnomon_server.models.servable import Servable
+from gnomon_server.serving.split import Split
 from gnomon_server.serving.transport import Call
 
 
@@ -32,6 +33,8 @@ class Layout:
     kind: object
     # 1 goes first; 0 for none, which goes last.
     priority: int = 0
+    # What decides anew for each request whether the canary answers it; None: nothing to decide.
+    split: Split | None = None
 
 
 class Run(NamedTuple):

@@ -19,7 +19,7 @@ from gnomon_server.serving.inference import Inference, Layout, Run, split
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import RouteTable
 from gnomon_server.serving.selection import position, selected
-from gnomon_server.serving.templates import Templates
+from gnomon_server.serving.templates import Recognised, Templates
 from gnomon_server.serving.transport import Call
 from gnomon_server.settings import Settings
 from gnomon_server.wire import record
@@ -56,6 +56,9 @@ class Inferences:
         self._feeds = feeds
         self._table = RouteTable()
         self._templates = Templates()
+        # Of requests as canaries read them, and whether there is a canary at all.
+        self._canaries = Templates()
+        self._divided = False
         self._answers: dict[Servable, Answers] = {}
         self._most = most
         # time.perf_counter() when the last request was read.
@@ -74,6 +77,8 @@ class Inferences:
                 most = f"expected at most {self._most} in flight"
                 raise Exhausted(f"requests: {most}, received one more than {self.in_flight}")
         known = self._templates.recognise(call.message)
+        if self._divided:
+            known = self._sided(call, known)
         if known is not None:
             layout, request_id, raw = known
             inference = Inference(call, request_id, layout, raw, None, call.time_remaining())
@@ -113,15 +118,28 @@ class Inferences:
 
     def _turn_to(self, table: RouteTable) -> None:
         self._table = table
-        self._templates = Templates()
+        self._templates, self._canaries = Templates(), Templates()
+        self._divided = any(route.split is not None for route in table.models.values())
         servables = {servable for route in table.models.values() for servable in route.versions.values()}
         self._answers = {servable: Answers(servable.model, servable.version) for servable in servables}
         self._execution.keep(servables)
 
+    def _sided(self, call: Call, known: Recognised | None) -> Recognised | None:
+        """Returns a request as the side reads it that is to answer it, if that one knows it."""
+        found = known if known is not None else self._canaries.recognise(call.message)
+        if found is None or found[0].split is None:
+            return known
+        if not found[0].split.takes(call, found[1]):
+            return known
+        return found if known is None else self._canaries.recognise(call.message)
+
     def _parsed(self, call: Call) -> Inference:
         request = requests.parse(call.message)
         route = self._table.model(request.model_name)
-        servable = route.resolve(request.model_version)
+        servable, templates = route.resolve(request.model_version), self._templates
+        split = route.split if not request.model_version else None
+        if split is not None and split.takes(call, request.id.encode()):
+            servable, templates = split.canary, self._canaries
         model, version, signature = servable.model, servable.version, servable.signature
         inputs = requests.decode_inputs(request, signature, model, version, servable.settings.max_rows)
         names = tuple(requests.output_names(request, signature, model, version))
@@ -129,7 +147,7 @@ class Inferences:
         role = route.role(servable)
         # An optional input need not have the rows of the others: whoever gives one runs alone.
         alone = len(inputs) != len(signature.required)
-        layout = None if alone else self._templates.learn(call.message, request, servable, role, names)
+        layout = None if alone else templates.learn(call.message, request, servable, role, names, split)
         if layout is not None:
             raw = tuple(request.raw_input_contents)
             return Inference(call, request_id, layout, raw, None, limit)

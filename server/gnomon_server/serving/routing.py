@@ -10,6 +10,7 @@ from typing import Final
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, quoted
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.feed import Feed
+from gnomon_server.serving.split import Split
 
 VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -28,10 +29,14 @@ class ModelRoute:
     loading: frozenset[int] = frozenset()
     # Whether it is meant to have no primary.
     unloaded: bool = False
+    # Which requests a canary answers, if there is one.
+    split: Split | None = None
 
     def role(self, servable: Servable) -> str:
         """Returns the role of one of the versions."""
-        return "primary" if servable is self.primary else "previous"
+        if servable is self.primary:
+            return "primary"
+        return "canary" if self.split is not None and servable is self.split.canary else "previous"
 
     def resolve(self, version: str) -> Servable:
         """Returns the version that answers; empty is the primary. Raises NotFound, NotReady or InvalidRequest."""

@@ -1,4 +1,4 @@
-"""Keyed sampling: which requests a shadow sees.
+"""Keyed sampling: which requests a shadow sees, and which a canary answers.
 
 The key is the request's id, or its bytes where it has none, so that every replica, every shadow and a later replay
 select the same requests, and the requests of a smaller share are among those of a larger one.
@@ -11,10 +11,13 @@ from hashlib import blake2b
 _WHOLE = 1 << 64
 
 
-def position(request_id: str, message: bytes) -> float:
-    """Returns where a request lies in [0, 1), by its id or else its serialised bytes."""
+def position(request_id: str, message: bytes, purpose: bytes = b"") -> float:
+    """Returns where a request lies in [0, 1), by its id or else its serialised bytes.
+
+    Of two purposes, bytes of any length up to 64, the positions are independent of each other.
+    """
     key = request_id.encode() if request_id else message
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little") / _WHOLE
+    return int.from_bytes(blake2b(key, digest_size=8, key=purpose).digest(), "little") / _WHOLE
 
 
 def selected(position_: float, sample: float) -> bool:

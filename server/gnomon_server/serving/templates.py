@@ -17,6 +17,7 @@ from gnomon_protos.tensors import FIXED
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import varint
 from gnomon_server.serving.inference import Layout
+from gnomon_server.serving.split import Split
 
 # Tags of model_name, model_version, id and raw_input_contents: field number << 3 | length-delimited.
 MODEL_NAME: Final = 0x0A
@@ -94,7 +95,13 @@ class Templates:
         return None
 
     def learn(
-        self, message: bytes, request: pb.ModelInferRequest, servable: Servable, role: str, outputs: tuple[str, ...]
+        self,
+        message: bytes,
+        request: pb.ModelInferRequest,
+        servable: Servable,
+        role: str,
+        outputs: tuple[str, ...],
+        split: Split | None = None,
     ) -> Layout | None:
         """Keeps the template of a valid message that was parsed to `request`; returns its layout if it has one."""
         if not _plain(request) or len(self._known) >= MOST:
@@ -109,11 +116,18 @@ class Templates:
         alike = self._known.setdefault((message[:begin], len(message) - end), [])
         if len(alike) >= MOST_ALIKE:
             return None
-        layout = self._layout(request, servable, role, outputs)
+        layout = self._layout(request, servable, role, outputs, split)
         alike.append(_Template(layout, message[:begin], len(message) - end, parts))
         return layout
 
-    def _layout(self, request: pb.ModelInferRequest, servable: Servable, role: str, outputs: tuple[str, ...]) -> Layout:
+    def _layout(
+        self,
+        request: pb.ModelInferRequest,
+        servable: Servable,
+        role: str,
+        outputs: tuple[str, ...],
+        split: Split | None,
+    ) -> Layout:
         shapes = tuple(tuple(tensor.shape) for tensor in request.inputs)
         names = tuple(tensor.name for tensor in request.inputs)
         dtypes = tuple(FIXED[tensor.datatype] for tensor in request.inputs)
@@ -121,7 +135,7 @@ class Templates:
         if kind not in self._kinds:
             self._kinds[kind] = next(_NUMBERS)
         rows = shapes[0][0] if shapes[0] and servable.signature.batched else 1
-        return Layout(servable, role, names, dtypes, shapes, outputs, rows, self._kinds[kind])
+        return Layout(servable, role, names, dtypes, shapes, outputs, rows, self._kinds[kind], split=split)
 
 
 def _id_span(message: bytes) -> tuple[int, int]:

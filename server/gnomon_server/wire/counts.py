@@ -51,7 +51,7 @@ class InferenceCount(msgspec.Struct, frozen=True):
 
     model: str
     version: int
-    # "primary" or "previous".
+    # "primary", "canary" or "previous".
     role: str
     # Empty for success, else the status.
     error: str

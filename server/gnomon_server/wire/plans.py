@@ -45,6 +45,9 @@ class ModelPlan(msgspec.Struct, frozen=True):
     # Versions to hold loaded and warm, the primary among them.
     versions: tuple[VersionRef, ...]
     shadows: tuple[ShadowFeed, ...]
+    # The version that answers a share of the requests, in (0, 1]; 0: none.
+    canary: int = 0
+    weight: float = 0.0
 
 
 class FrontendPlan(Message, frozen=True, tag="frontend_plan"):

@@ -21,11 +21,13 @@ def read(folder: Path, text: str) -> list[WantedRoute]:
 def test_a_file_says_primary_shadows_and_generation(tmp_path: Path) -> None:
     text = (
         "models:\n  flights:\n    primary: 3\n    shadows: {4: 0.1, 5: 1}\n    generation: 12\n  churn: {primary: 1}\n"
+        "  tides: {primary: 1, canary: {2: 0.05}}\n"
     )
     file = tmp_path / "routes.yaml"
     assert read(tmp_path, text) == [
         WantedRoute("flights", f"{file}:2", 3, {4: 0.1, 5: 1.0}, 12),
         WantedRoute("churn", f"{file}:6", 1),
+        WantedRoute("tides", f"{file}:7", 1, canary=2, weight=0.05),
     ]
 
 
@@ -38,7 +40,7 @@ def test_a_file_says_primary_shadows_and_generation(tmp_path: Path) -> None:
         (
             "models:\n  m:\n    primary: 1\n    shadow: {}\n",
             4,
-            "expected primary, shadows, generation, received 'shadow'",
+            "expected primary, canary, shadows, generation, received 'shadow'",
         ),
         ("models:\n  m:\n    shadows: {}\n", 3, "model 'm': 'primary' is missing"),
         ("models:\n  m: {primary: one}\n", 2, "model 'm': primary: expected a positive integer, received 'one'"),
@@ -66,6 +68,17 @@ def test_a_file_says_primary_shadows_and_generation(tmp_path: Path) -> None:
             4,
             "version 2 is the primary and cannot shadow itself",
         ),
+        (
+            "models:\n  m:\n    primary: 1\n    canary: {2: 0.1, 3: 0.1}\n",
+            4,
+            "model 'm': canary: expected one version, received 2",
+        ),
+        (
+            "models:\n  m:\n    primary: 1\n    canary:\n      2: 5\n",
+            5,
+            "canary 2: expected a share in (0, 1], received",
+        ),
+        ("models:\n  m:\n    primary: 2\n    canary: {2: 1}\n", 4, "is the primary and cannot be its canary"),
         ("models:\n  m: {primary: 1}\n  m: {primary: 2}\n", 3, "models: 'm' is there twice"),
         ("models:\n  ? [a]\n  : {primary: 2}\n", 2, "models: expected a name"),
         ("models:\n  m: {primary: 1\n", 3, "expected ',' or '}', but got '<stream end>'"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import fleets
@@ -12,6 +13,7 @@ from fleets import Rig
 from gnomon_server.control import snapshots
 from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.desired import Request
+from gnomon_server.control.operations import Assignment
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.counts import FeedCount, SourceCount
@@ -145,6 +147,33 @@ async def test_a_version_that_cannot_load_is_refused_and_let_go_again(rig: Rig) 
     before, audit = rig.operations.routes["m"], rig.store.audit()
     with pytest.raises(Refused, match="model 'm' version '3' cannot be served: it is broken"):
         await rig.operations.promote(ME, 3, force=True)
+    assert (rig.operations.routes["m"], rig.store.audit()) == (before, audit)
+    await rig.until(lambda: rig.fleet.ready)
+
+
+async def test_a_canary_answers_once_it_is_warm_and_its_shadow_goes_on(rig: Rig) -> None:
+    change = await rig.operations.divert(ME, 2, 0.25)
+    assert (change.before.canary, change.after.canary, change.after.weight) == (0, 2, 0.25)
+    assert rig.operations.routes["m"].shadows == {2: 1.0}
+    assert rig.fleet.frontend_state("m", 2).state == rig.fleet.standing("m", 2).state == "ready"
+    (record, *_) = rig.store.audit()
+    assert (record.entry.action, record.entry.version, record.after) == ("canary", 2, change.after)
+    with pytest.raises(NotFound, match="model 'm' version '1' is not the canary: expected 2"):
+        await rig.operations.undivert(ME, 1)
+    assert (await rig.operations.undivert(ME)).after == replace(change.before, generation=3)
+
+
+async def test_a_canary_that_cannot_load_or_is_not_there_is_refused_and_changes_nothing(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3)}
+    rig.shelf.broken |= {("m", 3)}
+    await rig.operations.look()
+    before, audit = rig.operations.routes["m"], rig.store.audit()
+    with pytest.raises(Refused, match="model 'm' version '3' cannot be served: it is broken"):
+        await rig.operations.divert(ME, 3, 0.25)
+    with pytest.raises(Refused, match="model 'm' version '3' cannot be served: it is broken"):
+        await rig.operations.apply(ME, Assignment(before.generation, 1, before.shadows, 3, 0.25), force=False)
+    with pytest.raises(NotFound, match="model 'm': version '9' not found"):
+        await rig.operations.divert(ME, 9, 0.25)
     assert (rig.operations.routes["m"], rig.store.audit()) == (before, audit)
     await rig.until(lambda: rig.fleet.ready)
 

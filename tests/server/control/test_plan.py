@@ -42,6 +42,12 @@ def test_a_version_to_be_warm_is_loaded_beside_what_serves() -> None:
     assert [target.version for target in plan.shadows] == [3]
 
 
+def test_a_canary_is_loaded_and_mirrored_to_where_it_is_a_shadow_too() -> None:
+    plan = plan_of(Route("m", 1, primary=2, shadows={3: 1.0}, canary=3, weight=0.05))
+    assert (plan.versions, plan.canary, plan.weight) == ((ref(2), ref(3)), 3, 0.05)
+    assert plan.shadows == (feed(3),)
+
+
 def test_a_shadow_is_fed_its_share_once_its_worker_has_been_ready() -> None:
     plan = plan_of(Route("m", 1, primary=1, shadows={2: 1.0, 4: 0.25, 3: 0.5}))
     assert plan.shadows == (feed(3, 0.5), feed(4, 0.25))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -101,6 +102,56 @@ def test_a_rollback_puts_what_it_takes_away_back_into_the_shadow() -> None:
         found.rolled_back()
 
 
+def test_a_canary_that_is_a_shadow_too_stays_one_when_it_ends() -> None:
+    found = SERVING.diverted(3, 0.05)
+    assert (found.generation, found.primary, found.canary, found.weight) == (6, 2, 3, 0.05)
+    assert (found.role(3), found.shadows) == ("canary", SERVING.shadows)
+    assert found.undiverted() == replace(SERVING, generation=7)
+
+
+@pytest.mark.parametrize("version", [9, 77], ids=["idle", "unknown"])
+def test_a_canary_that_is_no_shadow_is_idle_when_it_ends(version: int) -> None:
+    found = SERVING.diverted(version, 1.0)
+    assert (found.role(version), found.idle) == ("canary", SERVING.idle - {version})
+    assert found.undiverted().idle == SERVING.idle | {version}
+    assert found.diverted(3, 0.5).idle == SERVING.idle | {version}
+
+
+def test_a_canary_that_is_mirrored_no_more_answers_on() -> None:
+    found = SERVING.diverted(3, 0.05).unshadowed(3)
+    assert (found.role(3), found.shadows, found.idle) == ("canary", {4: 1.0}, SERVING.idle)
+
+
+@pytest.mark.parametrize("weight", [0.0, -0.1, 1.1, float("nan"), float("inf")])
+def test_a_weight_outside_its_range_is_refused_by_value(weight: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"model 'm': weight: expected a share in \(0, 1\], received"):
+        SERVING.diverted(3, weight)
+
+
+def test_the_primary_cannot_be_its_canary_and_without_one_none_ends() -> None:
+    with pytest.raises(Refused, match="model 'm' version '2' is the primary and cannot be its canary"):
+        SERVING.diverted(2, 0.5)
+    with pytest.raises(NotFound, match="model 'm' has no canary"):
+        SERVING.undiverted()
+
+
+def test_another_primary_has_no_canary() -> None:
+    found = SERVING.diverted(3, 0.05)
+    assert (found.promoted(3).canary, found.promoted(3).role(3)) == (0, "primary")
+    assert (found.promoted(4).canary, found.promoted(4).role(3)) == (0, "shadow")
+    assert (found.rolled_back().canary, found.rolled_back().weight) == (0, 0.0)
+
+
+def test_an_assignment_gives_changes_and_takes_a_canary_in_one_change() -> None:
+    found = SERVING.assigned(2, SERVING.shadows, 3, 0.05)
+    assert found == SERVING.diverted(3, 0.05)
+    assert found.assigned(2, SERVING.shadows, 3, 0.05) is found
+    assert found.assigned(2, SERVING.shadows, 3, 0.5).weight == 0.5
+    assert found.assigned(2, SERVING.shadows) == replace(SERVING, generation=7)
+    moved = found.assigned(3, {}, 4, 0.25)
+    assert (moved.generation, moved.primary, moved.canary, moved.shadows) == (7, 3, 4, {})
+
+
 def test_a_route_is_a_value_that_no_change_alters() -> None:
     before = Route("m", 5, 2, 1, {3: 0.5, 4: 1.0}, frozenset({9}))
     for change in (SERVING.promoted(3), SERVING.rolled_back(), SERVING.unshadowed(4), SERVING.shadowed(9, 1.0)):
@@ -151,6 +202,17 @@ class RouteMachine(RuleBasedStateMachine):
         self.attempt(lambda route: route.unshadowed(version), version in self.route.shadows)
 
     @precondition(lambda self: self.route.primary)
+    @rule(version=VERSIONS, weight=st.floats(0.01, 1))
+    def diverted(self, version: int, weight: float) -> None:
+        if self.attempt(lambda route: route.diverted(version, weight), version != self.route.primary):
+            assert (self.route.role(version), self.route.weight) == ("canary", weight)
+
+    @precondition(lambda self: self.route.primary)
+    @rule()
+    def undiverted(self) -> None:
+        self.attempt(Route.undiverted, bool(self.route.canary))
+
+    @precondition(lambda self: self.route.primary)
     @rule(version=VERSIONS)
     def promoted(self, version: int) -> None:
         before = self.route
@@ -180,6 +242,9 @@ class RouteMachine(RuleBasedStateMachine):
         route = self.route
         roles = [route.primary or -1, route.previous or -2, *route.shadows, *route.idle]
         assert len(set(roles)) == len(roles)
+        # A canary may be a shadow of what it does not answer, and nothing else.
+        assert route.canary not in {route.primary, route.previous, *route.idle} - {0}
+        assert bool(route.canary) == bool(route.weight)
 
     @invariant()
     def only_what_is_served_has_shadows_or_a_previous_version(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from server.serving.fakes import Doubler
 
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady
 from gnomon_server.serving.routing import ModelRoute, RouteTable
+from gnomon_server.serving.split import Split
 
 ONE, TWO = Doubler(1), Doubler(2)
 LINE = ModelRoute("line", ONE, {1: ONE, 2: TWO}, ())
@@ -50,6 +53,13 @@ def test_what_cannot_answer_is_refused_with_the_reason(
         route.resolve(version)
     assert type(raised.value) is kind
     assert str(raised.value) == text
+
+
+def test_a_canary_has_its_role_and_answers_nobody_by_itself() -> None:
+    route = replace(LINE, split=Split(TWO, 1.0, ""))
+    assert (route.role(ONE), route.role(TWO)) == ("primary", "canary")
+    assert LINE.role(TWO) == "previous"
+    assert route.resolve("") is ONE
 
 
 def test_digits_of_other_scripts_are_no_version() -> None:

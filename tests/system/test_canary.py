@@ -1,0 +1,137 @@
+"""A canary: a share of the requests, by key, without a request that fails."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_models as models
+import pytest
+from load import Load
+from servers import ServerProcess, eventually
+from tallying import at_rest, mirrored
+
+from gnomon_client import Client, Control, FailedPrecondition, InvalidArgument, NotFound
+
+CONFIG = """
+grace = 1.0
+workers = 2
+[models.m.canary]
+key = "x-user-id"
+"""
+SCALES = {1: 1.0, 2: 2.0}
+ROW = np.ones((1, 3), np.float32)
+USERS = 400
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("canary")
+    for version, scale in SCALES.items():
+        models.write(folder / "models", "m", version, models.affine(scale))
+    with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
+        yield running
+
+
+@pytest.fixture
+def control(server: ServerProcess) -> Iterator[Control]:
+    """The control API of a server whose model m has version 2 in the shadow of version 1."""
+    with server.control() as opened:
+        if opened.models("m").models[0].route.HasField("canary"):
+            opened.canary("m", off=True)
+        yield opened
+
+
+def version_for(client: Client, user: int) -> int:
+    result = client.infer("m", ROW, metadata={"x-user-id": f"user-{user}"})
+    np.testing.assert_array_equal(result["y"], ROW * np.float32(SCALES[int(result.version)]))
+    return int(result.version)
+
+
+def test_no_request_fails_while_canaries_come_and_go_and_only_what_the_primary_answers_is_mirrored(
+    server: ServerProcess, control: Control
+) -> None:
+    mirrored(control, "m")
+    with Load(server.grpc, "m", pace=0.001) as load:
+        for weight in (0.2, 0.7, 1.0, 0.4):
+            load.reach(100)
+            control.canary("m", 2, weight)
+        load.reach(200)
+        status = {version.version: version for version in control.models("m").models[0].versions}
+        assert (status[2].role, status[2].state, status[2].verdict) == ("canary", "ready", "keep watching")
+        control.canary("m", off=True)
+        load.reach(100)
+    assert load.failures == []
+    for answer in load.answers:
+        np.testing.assert_array_equal(answer.y, answer.x * np.float32(SCALES[answer.version]))
+    by_primary = sum(answer.version == 1 for answer in load.answers)
+    assert 0 < by_primary < len(load.answers)
+    assert at_rest(control, "m", by_primary).selected == by_primary
+    assert control.models("m").models[0].versions[1].role == "shadow"
+
+
+def test_the_same_users_meet_the_canary_as_its_weight_grows(server: ServerProcess, control: Control) -> None:
+    met: set[int] = set()
+    with server.client() as client:
+        for weight in (0.1, 0.5):
+            change = control.canary("m", 2, weight)
+            assert (change.after.canary.version, change.after.canary.weight, change.after.primary) == (2, weight, 1)
+            first = {user for user in range(USERS) if version_for(client, user) == 2}
+            assert first >= met
+            assert abs(len(first) - USERS * weight) < 5 * math.sqrt(USERS * weight * (1 - weight))
+            assert first == {user for user in range(USERS) if version_for(client, user) == 2}
+            met = first
+        control.canary("m", off=True, reason="seen enough")
+        assert {version_for(client, user) for user in met} == {1}
+    (entry, *_) = control.audit("m").entries
+    assert (entry.action, entry.version, entry.reason) == ("canary", 2, "seen enough")
+
+
+def test_a_frontend_that_comes_anew_knows_the_canary(server: ServerProcess, control: Control) -> None:
+    control.canary("m", 2, 1.0)
+    for frontend in server.children("gnomon_server.serving"):
+        frontend.kill()
+    with server.client() as client:
+        assert {version_for(client, user) for user in range(20)} == {2}
+
+
+def test_what_cannot_be_a_canary_is_refused(control: Control) -> None:
+    with pytest.raises(FailedPrecondition, match="model 'm' version '1' is the primary and cannot be its canary"):
+        control.canary("m", 1)
+    with pytest.raises(NotFound, match="model 'm': version '7' not found: expected one of"):
+        control.canary("m", 7)
+    with pytest.raises(InvalidArgument, match=r"model 'm': weight: expected a share in \(0, 1\], received 5"):
+        control.canary("m", 2, 5)
+    with pytest.raises(NotFound, match="model 'm' has no canary"):
+        control.canary("m", off=True)
+
+
+def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("gnomon")), *words, "--control", server.control_address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_takes_percent_and_says_what_is_so_now(server: ServerProcess, control: Control) -> None:
+    done = gnomon(server, "canary", "m", "2", "--weight", "5")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "m: primary is version 1; version 2 answers 5% of requests as canary; version 2 shadows 100% of requests\n",
+    )
+    assert "2 (5%)" in gnomon(server, "models").stdout
+    eventually(lambda: control.models("m").models[0].versions[1].role == "canary")
+    for words, message in (
+        (("m", "2"), "expected either --weight PERCENT or --off"),
+        (("m", "2", "--weight", "5", "--off"), "expected either --weight PERCENT or --off"),
+        (("m", "--weight", "5"), "version: expected the version that is to be the canary, received none"),
+        (("m", "2", "--weight", "101"), "--weight: expected percent in (0, 100], received 101"),
+        (("m", "2", "--weight", "nan"), "--weight: expected percent in (0, 100], received nan"),
+        (("m", "1", "--off"), "model 'm' version '1' is not the canary: expected 2"),
+    ):
+        refused = gnomon(server, "canary", *words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused
+        assert message in refused.stderr
+    assert gnomon(server, "canary", "m", "--off").returncode == 0
