@@ -161,12 +161,12 @@ class Execution:
 
     def _deliver(self, lane: _Lane, runs: list[Ended]) -> None:
         for ended in runs:
-            lane.learn(ended)
             try:
                 self._finish(ended)
             except Exception:
                 # Those that ended beside it still want their answers.
                 log.exception("what follows a run failed")
+            lane.learn(ended)
 
     def _living(self, batch: list[Inference], now: float) -> list[Inference]:
         """Leaves out requests that nobody waits for, or whose time ran out while they waited."""

@@ -85,13 +85,14 @@ def joined(batch: Sequence[Inference]) -> Mapping[str, Array]:
         sides = [inference.arrays or {} for inference in batch]
         return {name: np.concatenate([arrays[name] for arrays in sides]) for name in first.arrays}
     layout, inputs = first.layout, {}
+    if len(batch) == 1:
+        for name, dtype, shape, raw in zip(layout.names, layout.dtypes, layout.shapes, first.raw, strict=True):
+            inputs[name] = np.ndarray(shape, dtype, raw)
+        return inputs
     rows = sum([inference.layout.rows for inference in batch])
     for index, (name, dtype, shape) in enumerate(zip(layout.names, layout.dtypes, layout.shapes, strict=True)):
-        if len(batch) == 1:
-            inputs[name] = np.frombuffer(first.raw[index], dtype).reshape(shape)
-        else:
-            data = b"".join([inference.raw[index] for inference in batch])
-            inputs[name] = np.frombuffer(data, dtype).reshape((rows, *shape[1:]))
+        data = b"".join([inference.raw[index] for inference in batch])
+        inputs[name] = np.ndarray((rows, *shape[1:]), dtype, data)
     return inputs
 
 
