@@ -218,7 +218,6 @@ DIFFERENCES = {
     "output twice": "one of the two is likely to be a mistake",
     "negative timeout": "no time can be waited for less than nothing",
     "a custom parameter of uint64": "all five types of the protocol are parameters",
-    "sequence on a model without any": "Triton ignores it; nothing is ignored here that could change an answer",
     "input in shared memory": "off unless `shared_memory = true`, and gnomon says so first",
     "output in shared memory": "off unless `shared_memory = true`, and gnomon says so first",
     "classification": "not offered; the client has the numbers, and their order is its own to find",

@@ -81,7 +81,11 @@ const calls = {
     return {
       unknown: refusal(await invoke(request('50% off\n', [1, 2, 3]))),
       shape: refusal(await invoke(request('line', [1, 2, 3], { inputs: [{ name: 'x', datatype: 'FP32', shape: [3] }] }))),
-      sequence: refusal(await invoke(request('line', [1, 2, 3], { parameters: { sequence_id: { int64_param: 7 } } }))),
+      classification: refusal(
+        await invoke(
+          request('line', [1, 2, 3], { outputs: [{ name: 'y', parameters: { classification: { int64_param: 1 } } }] }),
+        ),
+      ),
       method: refusal(await bare('TraceSetting', Buffer.alloc(0))),
       malformed: refusal(await bare('ModelInfer', Buffer.from([255, 255, 255]))),
     };

@@ -64,7 +64,7 @@ def test_grpc_js_reads_statistics(saw: Any) -> None:
     [
         ("unknown", 5, "model '50% off\\n' not found"),
         ("shape", 3, "input 'x': expected shape [-1, 3], received [3]"),
-        ("sequence", 12, "parameter 'sequence_id': sequences are not offered"),
+        ("classification", 12, "output 'y': classification is not offered"),
         ("method", 12, "method 'TraceSetting' is not offered"),
         ("malformed", 3, "ModelInferRequest: expected a protobuf message, received 3 bytes that are none"),
     ],

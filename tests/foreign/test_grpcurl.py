@@ -109,12 +109,17 @@ def test_grpcurl_reads_metadata_readiness_and_health(server: ServerProcess) -> N
     assert called(server, "grpc.health.v1.Health/Check", {"service": INFERENCE}) == {"status": "SERVING"}
 
 
+CLASSES = {"name": "y", "parameters": {"classification": {"int64_param": 1}}}
 MISTAKES = {
     "unknown model": (asked("50% off\n", [[1, 2, 3]]), 5, "model '50% off\\n' not found"),
     "unknown version": (asked("line", [[1, 2, 3]], model_version="9"), 5, "version '9' not found"),
     "wrong shape": (asked("line", [[1, 2]]), 3, "expected shape [-1, 3], received [1, 2]"),
     "empty name": ({}, 3, "model name is empty"),
-    "not offered": (asked("line", [[1, 2, 3]], parameters={"sequence_id": {"int64_param": 7}}), 12, "not offered"),
+    "not offered": (
+        asked("line", [[1, 2, 3]], outputs=[CLASSES]),
+        12,
+        "not offered",
+    ),
 }
 
 

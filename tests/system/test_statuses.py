@@ -23,7 +23,6 @@ from gnomon_client.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
-    Unimplemented,
 )
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos import tensors
@@ -343,26 +342,23 @@ MISTAKES = {
         "parameter 'triton_x': expected one of ['triton_enable_empty_final_response'], received 'triton_x'",
         parameters=parameters(triton_x={"bool_param": True}),
     ),
-    "sequence by text": spoilt(
+    "sequence by a truth value": spoilt(
         "line",
         X,
-        "parameter 'sequence_id': sequences are not offered",
-        status=NOT_OFFERED,
-        parameters=parameters(sequence_id={"string_param": "one"}),
+        "parameter 'sequence_id': expected int64_param or string_param or uint64_param, received bool_param",
+        parameters=parameters(sequence_id={"bool_param": True}),
     ),
-    "start of a sequence": spoilt(
+    "sequence by a long text": spoilt(
         "line",
         X,
-        "parameter 'sequence_start': sequences are not offered",
-        status=NOT_OFFERED,
-        parameters=parameters(sequence_start={"bool_param": True}),
+        "parameter 'sequence_id': expected at most 128 bytes, received 129",
+        parameters=parameters(sequence_id={"string_param": "s" * 129}),
     ),
-    "sequence": spoilt(
+    "start of a sequence as a number": spoilt(
         "line",
         X,
-        "parameter 'sequence_id': sequences are not offered",
-        status=NOT_OFFERED,
-        parameters=parameters(sequence_id={"int64_param": 7}),
+        "parameter 'sequence_start': expected bool_param, received int64_param",
+        parameters=parameters(sequence_start={"int64_param": 1}),
     ),
     "input in shared memory": wrong(
         "line",
@@ -687,7 +683,6 @@ def test_the_python_client_raises_the_class_of_each_status_with_the_servers_word
             (InvalidArgument, "expected one of ['label'", "scores", ROW, {"outputs": ["nope"]}),
             (NotFound, "model 'nobody' not found", "nobody", ROW, {}),
             (NotFound, "version '9' not found", "line", ROW, {"version": 9}),
-            (Unimplemented, "sequences are not offered", "line", ROW, {"parameters": {"sequence_id": 7}}),
             (Internal, "execution failed; trace ", "raising", ROW, {}),
             (ResourceExhausted, "queue: expected at most 3 waiting", "slow", HEAVY, {}),
             (DeadlineExceeded, "expected start within 1000 us", "slow", HEAVY, {"parameters": {"timeout": 1000}}),

@@ -32,6 +32,7 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
         },
         switches=operations.switches,
         in_flight=counts.in_flight,
+        sequences_evicted=counts.sequences_evicted,
     )
 
 

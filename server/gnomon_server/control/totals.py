@@ -19,6 +19,7 @@ def added(one: FrontendReport, other: FrontendReport) -> FrontendReport:
         traces=(),
         traces_dropped=one.traces_dropped + other.traces_dropped,
         in_flight=one.in_flight + other.in_flight,
+        sequences_evicted=one.sequences_evicted + other.sequences_evicted,
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
-from gnomon_server.errors import InvalidRequest, NotOffered, quoted
+from gnomon_server.errors import InvalidRequest, quoted
+from gnomon_server.wire.record import ALONE, Place
 
 EXPLAIN: Final = "gnomon_explain"
 EMPTY_FINAL: Final = "triton_enable_empty_final_response"
@@ -24,13 +25,14 @@ MEANINGS: Final = {
     EMPTY_FINAL: ("bool_param",),
     EXPLAIN: ("bool_param",),
 }
-SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
+# UTF-8 bytes of a sequence's id that is a text, as in Triton.
+MOST_SEQUENCE_BYTES: Final = 128
 # Prefixes that nobody else may use, with what is known of each.
 RESERVED: Final = {"triton_": [EMPTY_FINAL], "gnomon_": [EXPLAIN]}
 
 
 def check(request: pb.ModelInferRequest) -> None:
-    """Raises InvalidRequest or NotOffered for the first parameter that cannot be heeded."""
+    """Raises InvalidRequest for the first parameter that cannot be heeded."""
     for name, parameter in request.parameters.items():
         allowed = MEANINGS.get(name)
         if allowed is None:
@@ -43,8 +45,9 @@ def check(request: pb.ModelInferRequest) -> None:
         if field not in allowed:
             raise InvalidRequest(f"parameter '{name}': expected {' or '.join(allowed)}, received {field}")
         value = getattr(parameter, field)
-        if name in SEQUENCES and value:
-            raise NotOffered(f"parameter '{name}': sequences are not offered")
+        if name == "sequence_id" and field == "string_param" and (size := len(value.encode())) > MOST_SEQUENCE_BYTES:
+            most = f"expected at most {MOST_SEQUENCE_BYTES} bytes"
+            raise InvalidRequest(f"parameter 'sequence_id': {most}, received {size}")
         if name in ("priority", "timeout") and value < 0:
             raise InvalidRequest(f"parameter '{name}': expected >= 0, received {value}")
 
@@ -67,6 +70,23 @@ def priority(request: pb.ModelInferRequest) -> int:
         return 0
     given = request.parameters["priority"]
     return given.uint64_param or given.int64_param
+
+
+def place(request: pb.ModelInferRequest) -> Place:
+    """Returns where a request stands in its sequence; ALONE if it has no id of one, or 0, or an empty one."""
+    if "sequence_id" not in request.parameters:
+        return ALONE
+    given = request.parameters["sequence_id"]
+    # 7 and "7" are two sequences. Triton takes an int64 as a uint64, and so is -1 the largest one.
+    number = given.uint64_param or given.int64_param % (1 << 64)
+    key = f"#{number}" if number else given.string_param and f"${given.string_param}"
+    if not key:
+        return ALONE
+    return Place(key.encode(), _is_set(request, "sequence_start"), _is_set(request, "sequence_end"))
+
+
+def _is_set(request: pb.ModelInferRequest, name: str) -> bool:
+    return name in request.parameters and request.parameters[name].bool_param
 
 
 def timeout(request: pb.ModelInferRequest) -> float | None:

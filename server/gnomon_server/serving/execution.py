@@ -171,9 +171,12 @@ class Execution:
     def _living(self, batch: list[Inference], now: float) -> list[Inference]:
         """Leaves out requests that nobody waits for, or whose time ran out while they waited."""
         in_vain = [one for one in batch if one.call.ended or (one.limit is not None and _late(one, now))]
+        if not in_vain:
+            return batch
         for inference in in_vain:
             self._finish(Ended((inference,), (), _why(inference, now), None))
-        return [inference for inference in batch if inference not in in_vain] if in_vain else batch
+        gone = set(in_vain)
+        return [inference for inference in batch if inference not in gone]
 
 
 def _late(inference: Inference, now: float) -> bool:

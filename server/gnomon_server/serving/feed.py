@@ -69,10 +69,10 @@ class Feed:
             self._unsent_bytes += record.MARK.size
         self.target = target
 
-    def offer(self, primary: int, records: Sequence[Sequence[bytes]]) -> None:
-        """Takes selected requests, each as its buffers, or drops those for which there is no room."""
+    def offer(self, primary: int, records: Sequence[Sequence[bytes]]) -> int:
+        """Takes selected requests, each as its buffers, or drops those for which there is no room; returns how many."""
         if not records:
-            return
+            return 0
         self._selected[primary] = self._selected.get(primary, 0) + len(records)
         gathered, room = self._gathered, 0 if self._socket is None else self._limit - self._unsent_bytes
         taken = dropped = 0
@@ -91,6 +91,12 @@ class Feed:
             self.flush()
         elif self._timer is None and gathered:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
+        return dropped
+
+    def leave_out(self, primary: int, requests: int) -> None:
+        """Counts selected requests as dropped that are not worth their way."""
+        self._selected[primary] = self._selected.get(primary, 0) + requests
+        self._dropped[primary] = self._dropped.get(primary, 0) + requests
 
     def primary_failed(self, primary: int, requests: int) -> None:
         """Counts selected requests to which the primary had no answer."""

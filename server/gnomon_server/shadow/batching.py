@@ -144,18 +144,23 @@ def _contents(record: Record) -> tuple[bytes, ...]:
 def group(requests: Iterable[Mirrored], batch_rows: int) -> list[Batch]:
     """Returns the requests in batches of at most `batch_rows` rows, in the order of each batch's first request.
 
-    A request that has more rows, or that may share no run, is a batch of its own.
+    A request that has more rows, or that may share no run, is a batch of its own. None of a sequence comes before
+    another one that came earlier.
     """
     batches: list[list[Mirrored]] = []
-    # By group: the batch that is being filled, and its rows.
-    filling: dict[object, tuple[list[Mirrored], int]] = {}
+    # By group: the number of the batch that is being filled, and its rows.
+    filling: dict[object, tuple[int, int]] = {}
+    # By sequence: the number of the batch that has its last request.
+    last: dict[bytes, int] = {}
     for request in requests:
-        fit = request.fit
+        fit, sequence = request.fit, request.record.sequence
         key = (request.record.primary, request.record.sample, fit.group)
-        open_batch, rows = filling.get(key, (None, 0))
-        if open_batch is None or fit.group is None or rows + fit.rows > batch_rows:
-            open_batch, rows = [], 0
-            batches.append(open_batch)
-        open_batch.append(request)
-        filling[key] = (open_batch, rows + fit.rows)
+        number, rows = filling.get(key, (-1, 0))
+        if number < last.get(sequence, 0) or fit.group is None or rows + fit.rows > batch_rows:
+            number, rows = len(batches), 0
+            batches.append([])
+        batches[number].append(request)
+        filling[key] = (number, rows + fit.rows)
+        if sequence:
+            last[sequence] = number
     return [Batch(tuple(batch)) for batch in batches]

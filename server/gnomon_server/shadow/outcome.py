@@ -34,6 +34,11 @@ class Uncompared:
     inputs: Inputs | None = None
 
     @property
+    def never_ran(self) -> bool:
+        """Whether the shadow did not meet them, or nobody knows whether it did."""
+        return self.outcome == DROPPED or (self.outcome == TIMEOUT and not self.end_ns)
+
+    @property
     def guilty(self) -> bool:
         """Whether it is the shadow's own fault; else nobody knows what it would have answered."""
         return self.outcome in (SHADOW_ERROR, NOT_COMPARABLE) or (self.outcome == TIMEOUT and self.end_ns > 0)

@@ -22,6 +22,7 @@ from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.repetition import Repeated, Repetition
 from gnomon_server.shadow.runner import Runner
+from gnomon_server.shadow.sequences import Lost
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.traces import Traces
 from gnomon_server.shadow.trial import Shadow, Trial
@@ -68,6 +69,8 @@ class Pipeline:
         self._differences = Differences(looking)
         self._feedback = _feedback(shadow, chosen, remembering, Judging(horizon, observing), settings.deadline)
         self._repeating: set[asyncio.Future[Repeated | None]] = set()
+        # Sequences of which a request found no room.
+        self._refused = Lost()
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
             Trial(shadow, chosen, self._deadline_ns),
@@ -106,13 +109,16 @@ class Pipeline:
 
     def take(self, record: Record, size: int) -> None:
         """Takes a record of `size` bytes, or counts it as dropped."""
-        if not self._backlog.offer(record, size):
+        if self._refused.follows(record) or not self._backlog.offer(record, size):
+            self._refused.add((record,))
             self._never_ran((record,), DROPPED)
 
     def report(self, epoch: str) -> WorkerReport:
         """Returns the counts so far, and the traces and what sources ended since the last report."""
         # Even while the shadow is stuck, those that wait behind it come to their end.
-        self._never_ran(self._backlog.expire(time.time_ns() - self._deadline_ns), TIMEOUT)
+        expired = self._backlog.expire(time.time_ns() - self._deadline_ns)
+        self._runner.lose(expired)
+        self._never_ran(expired, TIMEOUT)
         if self._recorder is not None:
             self._recorder.tend()
         arrivals = self._intake.arrivals()

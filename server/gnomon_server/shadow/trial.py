@@ -20,6 +20,7 @@ from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import Values, compare, wanted
 from gnomon_server.shadow.digests import Inputs, of_rows
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
+from gnomon_server.shadow.sequences import followers
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Trial:
 
     def of(self, batch: Batch) -> list[Ended] | None:
         """Returns what became of each request of a batch; None if they must be tried one by one to find the guilty."""
-        late = self._late(batch, self._clock())
+        late = followers(batch.records, self._late(batch, self._clock()))
         fresh = batch.only(~late) if late.any() else batch
         ended = self._run(fresh) if fresh.requests else []
         if len(fresh.requests) > 1 and any(isinstance(e, Uncompared) and e.outcome in SHARED_BLAME for e in ended):

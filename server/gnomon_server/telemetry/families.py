@@ -52,6 +52,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         _active_requests(snapshot),
         *_inferences(snapshot),
         _mirror_requests(snapshot),
+        _sequences_evicted(snapshot),
         _divergences(snapshot),
         _disagreements(snapshot),
         _shadow_durations(snapshot),
@@ -133,6 +134,12 @@ def _mirror_requests(snapshot: Snapshot) -> Family:
     )
     text = "Requests selected for a shadow, by what became of them."
     return Family(names.MIRROR_REQUESTS, "{request}", "counter", text, added(points))
+
+
+def _sequences_evicted(snapshot: Snapshot) -> Family:
+    text = "Sequences that were forgotten for want of room, so that a shadow may see a part of them."
+    points = (Point((), snapshot.sequences_evicted, snapshot.since_ns),)
+    return Family(names.MIRROR_SEQUENCES_EVICTED, "{sequence}", "counter", text, points)
 
 
 def _divergences(snapshot: Snapshot) -> Family:

@@ -48,3 +48,5 @@ class Snapshot:
     switches: Mapping[tuple[str, str], int] = field(default_factory=dict)
     # Calls that have no answer yet.
     in_flight: int = 0
+    # Sequences of requests whose decision was forgotten before they ended, for want of room.
+    sequences_evicted: int = 0

@@ -56,6 +56,8 @@ class FrontendReport(Message, frozen=True, tag="frontend_report"):
     in_flight: int
     # Of the newest ReportNow that it answers.
     number: int = 0
+    # Sequences whose decision was forgotten for want of room.
+    sequences_evicted: int = 0
 
 
 class WorkerReport(Message, frozen=True, tag="worker_report"):

@@ -7,6 +7,7 @@ that handing over costs the frontend one small pack and no copy; the worker pays
 from __future__ import annotations
 
 import struct
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,9 +15,27 @@ import msgspec
 # peer length, trace state length.
 HEAD = struct.Struct("<IIqBqqqq16sQQHH")
 SAMPLED = 1
+# Of a request in a sequence, whose id stands behind the response, with a byte for its length at the very end: whether
+# it is in one, is the first of it, and the last.
+SEQUENCED = 2
+STARTS = 4
+ENDS = 8
+_FLAGS: Final = struct.calcsize("<IIq")
 # Stands between records: size of itself, which no record is so small as to have, and the share of the requests that
 # those after it were selected from.
 MARK = struct.Struct("<Id")
+
+
+class Place(NamedTuple):
+    """Where a request stands in the sequence of its client."""
+
+    # At most 255 bytes; empty: the request is in none.
+    sequence: bytes
+    starts: bool
+    ends: bool
+
+
+ALONE: Final = Place(b"", starts=False, ends=False)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -42,11 +61,15 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     response: bytes
     # Share of the requests that it was selected from, in (0, 1].
     sample: float = 1.0
+    # Its place in a sequence; empty: it is in none.
+    sequence: bytes = b""
+    starts: bool = False
+    ends: bool = False
 
 
 def encode(record: Record) -> tuple[bytes, bytes, bytes]:
     """Returns the record as three buffers to be written one after the other."""
-    return framed(
+    buffers = framed(
         record.primary,
         record.sampled,
         (record.start_ns, record.end_ns, record.run_start_ns, record.run_end_ns),
@@ -55,6 +78,7 @@ def encode(record: Record) -> tuple[bytes, bytes, bytes]:
         record.request,
         record.response,
     )
+    return placed(buffers, Place(record.sequence, record.starts, record.ends))
 
 
 def framed(
@@ -84,6 +108,18 @@ def framed(
     return head + peer + state, request, response
 
 
+def placed(buffers: tuple[bytes, bytes, bytes], place: Place) -> tuple[bytes, bytes, bytes]:
+    """Returns the buffers of a record with its place in a sequence, so that what is in none pays nothing for it."""
+    if not place.sequence:
+        return buffers
+    head, request, response = bytearray(buffers[0]), buffers[1], buffers[2]
+    tail = place.sequence + bytes((len(place.sequence),))
+    (total,) = struct.unpack_from("<I", head)
+    struct.pack_into("<I", head, 0, total + len(tail))
+    head[_FLAGS] |= SEQUENCED | (STARTS if place.starts else 0) | (ENDS if place.ends else 0)
+    return bytes(head), request, response + tail
+
+
 def mark(sample: float) -> bytes:
     """Returns what stands before records that were selected from another share of the requests than those before."""
     return MARK.pack(MARK.size, sample)
@@ -102,6 +138,11 @@ def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: floa
     state = peer + peer_size
     request = state + state_size
     response = request + size
+    rest = offset + total
+    sequence = b""
+    if flags & SEQUENCED:
+        rest -= 1 + buffer[rest - 1]
+        sequence = bytes(buffer[rest : offset + total - 1])
     record = Record(
         primary=primary,
         sampled=bool(flags & SAMPLED),
@@ -115,7 +156,10 @@ def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: floa
         peer=bytes(buffer[peer:state]),
         trace_state=bytes(buffer[state:request]),
         request=bytes(buffer[request:response]),
-        response=bytes(buffer[response : offset + total]),
+        response=bytes(buffer[response:rest]),
         sample=sample,
+        sequence=sequence,
+        starts=bool(flags & STARTS),
+        ends=bool(flags & ENDS),
     )
     return record, offset + total

@@ -129,11 +129,12 @@ def test_the_document_reads_what_is_written_in_the_order_that_it_says(tmp_path: 
     assert head == {"kind": "head", **expected}
     times = [record.start_ns, record.end_ns, record.run_start_ns, record.run_end_ns]
     trace = [record.trace_id, record.span_id, record.parent_id, record.peer, record.trace_state]
+    selection = [record.sample, record.sequence, record.starts, record.ends]
     assert only == {
         "kind": "run",
         "start_ns": 1,
         "end_ns": 2,
         "outcomes": ["compared"],
         "found": [1.0, 0, [["sum", 1, 0, 0.5, 0.25]]],
-        "records": [[record.primary, record.sampled, *times, *trace, record.request, record.response, record.sample]],
+        "records": [[record.primary, record.sampled, *times, *trace, record.request, record.response, *selection]],
     }

@@ -101,13 +101,13 @@ def test_a_shadow_of_two_primaries_is_one_series_since_the_first() -> None:
 
 def test_what_was_never_counted_has_no_series() -> None:
     empty = families(Snapshot(samples.BEGAN, samples.NOW))
-    assert [one.name for one in empty] == ["gnomon.server.active_requests"]
+    assert [one.name for one in empty] == ["gnomon.server.active_requests", "gnomon.mirror.sequences.evicted"]
 
 
 def test_every_name_and_unit_keeps_the_rules() -> None:
     for found in families(samples.snapshot()):
         assert re.fullmatch(r"(gnomon|rpc)(\.[a-z_]+)+", found.name)
-        assert found.unit in ("s", "1", "{request}", "{row}", "{version}")
+        assert found.unit in ("s", "1", "{request}", "{row}", "{sequence}", "{version}")
         assert found.description.endswith(".")
         histograms = [point.value for point in found.points if isinstance(point.value, HistogramCounts)]
         assert all(len(value.counts) == len(found.bounds) + 1 for value in histograms)
