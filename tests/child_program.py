@@ -1,6 +1,7 @@
 """A child that behaves: it speaks control's protocol and does what GNOMON_TEST_CHILD says, without any model.
 
-As a frontend it calls a version ready, or failed where its folder's name contains "broken"; as a worker it is ready.
+As a frontend it calls a version ready, or failed where its folder's name contains "broken"; as a worker it is ready,
+says that every label is joined, and ends at one for the request "fatal".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from gnomon_server.wire.channel import Channel, open_child
 from gnomon_server.wire.counts import CallCount, FeedCount
 from gnomon_server.wire.histogram import CALL_BOUNDS, Histogram
+from gnomon_server.wire.labels import Labelled, Labels
 from gnomon_server.wire.messages import Drained, FrontendAck, FrontendReport, ToChild, VersionState, WorkerAck
 from gnomon_server.wire.plans import Drain, FrontendPlan, ReportNow, ShadowFeed, VersionRef, WorkerPlan
 
@@ -32,6 +34,10 @@ async def main(descriptor: int, behaviour: str) -> None:
             follow(channel, message)
         elif isinstance(message, ReportNow) and behaviour != "silent":
             channel.send(FrontendReport((), (), (), (), 0, 0, message.number))
+        elif isinstance(message, Labels):
+            if message.labels[0].id == "fatal":
+                return
+            channel.send(Labelled(message.number, len(message.labels), 0, 0, 0, 0, ()))
         elif isinstance(message, Drain) and behaviour != "stubborn":
             channel.send(Drained())
             await channel.flush()

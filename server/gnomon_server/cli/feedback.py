@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gnomon_protos import control_pb2
 
     totals: dict[int, control_pb2.Joined] = {}
-    with _opened(arguments.file) as (file, name):
-        items = _read(file, name)
+    with opened(arguments.file) as (file, name):
+        items = read(file, name)
         with control(arguments) as server:
             try:
                 while batch := list(islice(items, BATCH)):
@@ -85,21 +85,22 @@ def _show(found: control_pb2.FeedbackResponse, arguments: argparse.Namespace) ->
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tuple[IO[str], str]]:
+def opened(file: str) -> Iterator[tuple[IO[str], str]]:
+    """Gives a file of labels with its name; raises InvalidRequest if it cannot be one."""
     if file == "-":
         yield sys.stdin, "standard input"
         return
     if Path(file).suffix not in (".csv", ".jsonl"):
         raise InvalidRequest(f"{file}: expected a .csv or .jsonl file, or - for the standard input")
     try:
-        opened = Path(file).open(encoding="utf-8-sig", newline="")  # noqa: SIM115 - closed below
+        found = Path(file).open(encoding="utf-8-sig", newline="")  # noqa: SIM115 - closed below
     except OSError as error:
         raise InvalidRequest(f"{file}: cannot be read: {error.strerror}") from None
-    with opened:
-        yield opened, file
+    with found:
+        yield found, file
 
 
-def _read(file: Iterable[str], name: str) -> Iterator[Item]:
+def read(file: Iterable[str], name: str) -> Iterator[Item]:
     """Yields the labels of a file; raises InvalidRequest, naming the line, where it is not one of labels."""
     lines = iter(file)
     try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gnomon_server.models.servable import Servable
     from gnomon_server.settings import Policy, Settings
     from gnomon_server.shadow.digests import Seen
+    from gnomon_server.shadow.feedback import Feedback
     from gnomon_server.wire.plans import VersionRef
     from gnomon_server.wire.tallies import MetricCounts
 
@@ -41,6 +42,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--labels", metavar="COLUMN", help="the true labels: judges how often the version is wrong, not how it differs"
+    )
+    parser.add_argument(
+        "--feedback",
+        metavar="FILE",
+        help="with a recording: labels by request id, as 'gnomon feedback' takes them; judges as --labels does",
     )
     parser.add_argument(
         "--primary", type=int, metavar="V", help="what it is compared with (default: the version before it)"
@@ -89,13 +95,31 @@ def _on_recording(arguments: argparse.Namespace, settings: Settings, shadow: Ser
         raise InvalidRequest("--labels: a recording has none")
     if (recorded := offline.recorded_model(paths)) != shadow.model:
         raise InvalidRequest(f"{arguments.data}: expected a recording of model '{shadow.model}', found '{recorded}'")
-    replay = Replay(shadow, settings.mirror.batch_rows, observing(policy))
+    feedback = offline.feedback(settings, shadow, policy) if arguments.feedback is not None else None
+    replay = Replay(shadow, settings.mirror.batch_rows, observing(policy), feedback)
     offline.replay(replay, paths)
+    if feedback is not None:
+        _join(feedback, arguments.feedback)
     reports = {report.primary: report for report in offline.replayed(replay, shadow, policy)}
     primary = arguments.primary or max(reports)
     if primary not in reports:
         raise NotFound(f"{arguments.data}: no answer of version {primary}: expected one of {sorted(reports)}")
     return reports[primary]
+
+
+def _join(feedback: Feedback, file: str) -> None:
+    """Joins the labels of a file; raises InvalidRequest for one that does not fit."""
+    from gnomon_server.cli.feedback import opened, read
+    from gnomon_server.control.service import nanoseconds
+    from gnomon_server.wire.labels import Label
+
+    with opened(file) as (lines, name):
+        labels = [Label(i, tuple(map(str, values)), nanoseconds(time)) for i, values, time in read(lines, name)]
+    found = feedback.take(0, labels)
+    if found.refused:
+        raise InvalidRequest(f"{name}: {found.refused:,} of {len(labels):,} labels do not fit: {found.reasons[0]}")
+    if not found.joined:
+        raise InvalidRequest(f"{name}: none of {len(labels):,} labels is of a request of the recording")
 
 
 def _before(version: int, found: Mapping[int, VersionRef]) -> int:
@@ -116,6 +140,8 @@ def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable
     from gnomon_server.wire.plans import observing
 
     before = arguments.primary or _before(shadow.version, offline.versions(settings, shadow.model))
+    if arguments.feedback is not None:
+        raise InvalidRequest("--feedback: expected a recording as --data; the rows of a data set have no ids: --labels")
     primary = offline.load(settings, shadow.model, before)
     data = dataset.read(arguments.data, arguments.labels, primary.model, primary.signature)
     # Rows of a data set are independent of each other, and all there at once.

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from gnomon_protos import control_pb2
     from gnomon_server.models.servable import Servable
     from gnomon_server.settings import Policy, Settings
+    from gnomon_server.shadow.feedback import Feedback
     from gnomon_server.shadow.replay import Replay
     from gnomon_server.shadow.trial import Shadow
+    from gnomon_server.wire.labels import PairLabels
     from gnomon_server.wire.messages import VersionState
     from gnomon_server.wire.plans import VersionRef
     from gnomon_server.wire.tallies import PairTally
@@ -81,6 +83,26 @@ def replay(onto: Replay, paths: Sequence[Path]) -> int:
     return cut
 
 
+def feedback(settings: Settings, shadow: Servable, policy: Policy) -> Feedback:
+    """Returns what joins labels to all requests of a recording; raises InvalidRequest or LoadError."""
+    import sys
+
+    import msgspec
+
+    from gnomon_server.shadow.choice import choose
+    from gnomon_server.shadow.feedback import Feedback, Judging
+    from gnomon_server.shadow.truth import truth
+    from gnomon_server.wire.plans import observing
+
+    if not policy.labels:
+        setting = f"[models.{shadow.model}.policy] labels"
+        raise InvalidRequest(f"{setting}: expected the seconds in which labels come, received 0: set it with --config")
+    of = settings.model(shadow.model).feedback
+    known = truth(shadow.model, shadow.signature, choose(shadow.signature, shadow.comparisons), of)
+    everything = msgspec.structs.replace(of, keep=sys.maxsize)
+    return Feedback(known, everything, Judging(policy.labels, observing(policy)), wait=0.0, live=False)
+
+
 def replayed(of: Replay, shadow: Shadow, policy: Policy) -> list[control_pb2.Report]:
     """Returns the report on each primary whose requests were replayed, oldest version first."""
     from gnomon_server.models.lifecycle import READY, UNLOADED
@@ -90,7 +112,8 @@ def replayed(of: Replay, shadow: Shadow, policy: Policy) -> list[control_pb2.Rep
     states = {version: VersionState(model, version, UNLOADED) for version in of.received}
     states[shadow.version] = VersionState(model, shadow.version, READY, digest=shadow.digest)
     since = datetime.fromtimestamp(of.first_ns / 1e9, UTC)
-    return reports(model, states, shadow.version, of.snapshot(), of.received, since, policy)
+    known = of.feedback.snapshot(model, shadow.version) if of.feedback is not None else ()
+    return reports(model, states, shadow.version, of.snapshot(), of.received, since, policy, labelled=known)
 
 
 def reports(
@@ -102,11 +125,14 @@ def reports(
     since: datetime,
     policy: Policy,
     primary_errors: Mapping[int, int] = MappingProxyType({}),
+    labelled: Sequence[PairLabels] = (),
 ) -> list[control_pb2.Report]:
     """Returns the report on each primary, oldest version first.
 
-    By version: `states`, the requests that the shadow `received`, and those that the primary failed on.
+    By version: `states`, the requests that the shadow `received`, and those that the primary failed on. With what
+    became known later in `labelled`, that is judged.
     """
+    from gnomon_server.control import labels
     from gnomon_server.control.comparison import Pair
     from gnomon_server.control.ledger import Ledger, utc_now
     from gnomon_server.control.reports import report
@@ -120,11 +146,16 @@ def reports(
     for primary, errors in primary_errors.items():
         selected = received.get(primary, 0) + errors
         ledger.frontend_reported((FeedCount(model, primary, shadow, SOURCE, SOURCE, selected, 0, errors),))
-    ledger.worker_reported(WorkerReport(SOURCE, tuple(tallies), counts, (), 0, (), 0))
-    found = []
+    ledger.worker_reported(WorkerReport(SOURCE, tuple(tallies), counts, (), 0, (), 0, labels=tuple(labelled)))
+    found, now = [], utc_now()
     for tally in tallies:
         comparison = ledger.totals(Pair(model, tally.primary, shadow))
-        decided = verdict(comparison.evidence, policy, utc_now())
+        evidence, known = comparison.evidence, labels.closed(comparison.labels)
+        if labelled:
+            evidence = labels.judged(evidence, known, policy, now)
+        decided = verdict(evidence, policy, now)
         route = Route(model, primary=tally.primary, shadows={shadow: 1.0})
         found.append(report(comparison, route, policy, decided, (states[tally.primary], states[shadow])))
+        if labelled and (told := labels.report(known, evidence, policy, now)) is not None:
+            found[-1].labels.CopyFrom(told)
     return found

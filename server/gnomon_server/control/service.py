@@ -130,7 +130,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Takes what became known of requests."""
         if not 1 <= len(request.labels) <= MOST_LABELS:
             raise InvalidRequest(f"labels: expected 1 to {MOST_LABELS:,} in one call, received {len(request.labels):,}")
-        given = [Label(one.id, tuple(one.labels), _nanoseconds(one.time)) for one in request.labels]
+        given = [Label(one.id, tuple(one.labels), nanoseconds(one.time)) for one in request.labels]
         found = await self._operations.label(request.model, request.shadow, given)
         return control_pb2.FeedbackResponse(shadows=[_joined(*one) for one in found.items()])
 
@@ -247,7 +247,7 @@ def _route(route: Route) -> control_pb2.Route:
     )
 
 
-def _nanoseconds(time: str) -> int:
+def nanoseconds(time: str) -> int:
     """Returns a time by RFC 3339 in nanoseconds since the epoch, and 0 for none; raises InvalidRequest."""
     if not time:
         return 0

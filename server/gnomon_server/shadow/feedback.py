@@ -79,6 +79,7 @@ class Feedback:
         wait: float,
         reason: str = "",
         clock: Callable[[], int] = time.time_ns,
+        live: bool = True,
     ) -> None:
         self._truth = truth
         self._reason = reason if settings.keep else "no request is remembered, as the setting feedback.keep is 0"
@@ -89,6 +90,8 @@ class Feedback:
         self._horizon_ns = round(judging.horizon * 1e9)
         self._wait_ns = round(wait * 1e9)
         self._clock = clock
+        # Whether labels come now; otherwise they came when they say, or in time.
+        self._live = live
         self._basis = _basis(truth, settings, judging)
         self._seen = Seen() if judging.observing.dedupe and judging.horizon else None
         # Both oldest first.
@@ -214,17 +217,17 @@ class Feedback:
 
     def _join(self, request: Request, label: Label, labels: Array, truth: Truth) -> str:
         """Returns what becomes of a label that fits the output; raises InvalidRequest if a row has none."""
-        pair, now = request.pair, self._clock()
+        pair, came = request.pair, self._clock() if self._live else label.time_ns or request.end_ns
         if len(labels) != request.rows:
             raise InvalidRequest(f"expected {request.rows} labels, one a row, received {len(labels)}")
         if request.labels is not None:
             pair.counts[DUPLICATE] += 1
             pair.conflicting += bool((request.labels != labels).any())
             return DUPLICATE
-        if self._horizon_ns and now >= request.end_ns + self._horizon_ns:
+        if self._horizon_ns and came >= request.end_ns + self._horizon_ns:
             pair.counts[LATE] += 1
             return LATE
-        delay = max(0, (label.time_ns or now) - request.end_ns) / 1e9
+        delay = max(0, (label.time_ns or came) - request.end_ns) / 1e9
         pair.join(request, labels, truth, delay, self._counted)
         return JOINED
 

@@ -12,6 +12,7 @@ from gnomon_server.shadow import recording
 from gnomon_server.shadow.batching import group, parse, unread
 from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.compatibility import Fits
+from gnomon_server.shadow.feedback import Feedback
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.recording import Head, Run
 from gnomon_server.shadow.tally import Tally
@@ -34,12 +35,20 @@ class Replay:
     request, without a deadline.
     """
 
-    def __init__(self, shadow: Shadow, batch_rows: int, observing: Observing = Observing()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        shadow: Shadow,
+        batch_rows: int,
+        observing: Observing = Observing(),  # noqa: B008 - it is frozen
+        feedback: Feedback | None = None,
+    ) -> None:
         self._shadow = shadow
         self._batch_rows = batch_rows
         self._chosen = choose(shadow.signature, shadow.comparisons)
         self._fits = Fits(shadow.signature, shadow.coalescable)
         self._tally = Tally(shadow.model, shadow.version, self._chosen, observing)
+        # What labels are joined to; None where there are none.
+        self.feedback = feedback
         # Requests by primary version, and when the first was answered, in nanoseconds since the epoch.
         self.received: Counter[int] = Counter()
         self.first_ns = NEVER
@@ -81,6 +90,8 @@ class Replay:
     def _settle(self, ended: Sequence[Ended]) -> None:
         for one in ended:
             self._tally.settle(one)
+            if self.feedback is not None:
+                self.feedback.settle(one)
 
     def _as_then(self, head: Head, run: Run) -> list[Ended]:
         if run.end_ns:

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import msgspec
 import numpy as np
 import onnx_models as models
 import pandas as pd
 import pytest
 
+from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
 from gnomon_server import cli
 from gnomon_server.cli.dataset import Dataset, answered
 from gnomon_server.models import servable
 from gnomon_server.shadow.recording import MAGIC, Found, Head, Run, encode
 from gnomon_server.wire.plans import VersionRef
+from gnomon_server.wire.record import Record
 
 POLICY = """
 [policy]
@@ -170,16 +173,70 @@ def test_rows_that_either_version_fails_on_are_counted(tmp_path: Path, capsys: p
     assert (outcomes["shadow_error"], outcomes["compared"]) == ("30", "270")
 
 
-def recorded(repository: Path, x: Array, model: str = "m") -> Path:
-    """Writes what version 1 answered as the recording of a shadow."""
+def recorded(repository: Path, x: Array, model: str = "m", ago: float = 0.0) -> Path:
+    """Writes what version 1 answered, so many seconds ago, as the recording of a shadow; request i is named r<i>."""
     version = servable.load(VersionRef("m", 1, str(repository / "m" / "1")))
     records, failed = answered(version, Dataset({"x": x}, None))
     assert not failed
+    records = [named(record, f"r{number}", ago) for number, record in enumerate(records)]
     folder = repository.parent / "recording"
     folder.mkdir()
     head, run = Head(model, 9, "sha256:9", 1), Run(0, 0, ("compared",) * len(records), Found(), tuple(records))
     (folder / "1.gnomon").write_bytes(MAGIC + encode(head) + encode(run))
     return folder
+
+
+def named(record: Record, name: str, ago: float) -> Record:
+    request = pb.ModelInferRequest.FromString(record.request)
+    request.id = name
+    end_ns = record.end_ns - round(ago * 1e9)
+    return msgspec.structs.replace(record, request=request.SerializeToString(), end_ns=end_ns)
+
+
+def test_labels_of_recorded_requests_judge_as_labels_of_rows_do(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository.parent / "gnomon.toml"
+    config.write_text("[policy]\nmin_requests = 100\nloss = 0.05\nlabels = 3600\nblock = 1\n")
+    x = rows(2000)
+    folder, truth = recorded(repository, x, ago=7200), (x.sum(axis=1) > 0).astype(int)
+    file = tmp_path / "labels.csv"
+    lines = ["id,label", *(f"r{number},{label}" for number, label in enumerate(truth)), "other,1"]
+    file.write_text("\n".join(lines))
+    assert gate(repository, 2, folder, "--feedback", str(file), "--json") == 0
+    found = reported(capsys)["labels"]
+    assert (found["joined"], found["unknown"], found["due"], found["labelled"]) == ("2000", "1", "2000", "2000")
+    # The same rows as a data set, with the same truth.
+    pd.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "x2": x[:, 2], "truth": truth}).to_csv(tmp_path / "d.csv", index=False)
+    for version, status in ((2, 0), (3, 1)):
+        assert gate(repository, version, folder, "--feedback", str(file), "--json") == status
+        of_recording = reported(capsys)["verdict"]["findings"]
+        of_rows = ("--labels", "truth", "--primary", "1", "--json")
+        assert gate(repository, version, tmp_path / "d.csv", *of_rows) == status
+        assert of_recording == reported(capsys)["verdict"]["findings"]
+        assert of_recording[0]["metric"] == "loss"
+
+
+def test_requests_whose_labels_may_still_come_are_not_judged(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository.parent / "gnomon.toml"
+    config.write_text("[policy]\nmin_requests = 100\nlabels = 86400\nblock = 1\n")
+    folder, file = recorded(repository, rows(300), ago=7200), tmp_path / "labels.jsonl"
+    file.write_text("\n".join(f'{{"id": "r{number}", "label": 1}}' for number in range(300)))
+    assert gate(repository, 3, folder, "--feedback", str(file)) == 1
+    assert "verdict: keep watching, no request has waited for its label for 1 d" in capsys.readouterr().out
+    for text, config_text, expected in (
+        ('{"id": "r1", "label": "x"}', "[policy]\nlabels = 60", "1 of 1 labels do not fit: id 'r1': model 'm' output"),
+        ('{"id": "no", "label": 1}', "[policy]\nlabels = 60", "none of 1 labels is of a request of the recording"),
+        ('{"id": "r1", "label": 1}', "", "[models.m.policy] labels: expected the seconds in which labels come"),
+    ):
+        file.write_text(text)
+        config.write_text(config_text)
+        assert gate(repository, 3, folder, "--feedback", str(file)) == 2
+        assert expected in capsys.readouterr().err
+    assert gate(repository, 3, saved(tmp_path, rows(5)), "--feedback", str(file)) == 2
+    assert "--feedback: expected a recording as --data" in capsys.readouterr().err
 
 
 def test_a_recording_is_a_data_set_too_and_its_traffic_is_observed_in_blocks(

@@ -18,6 +18,7 @@ from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.wire.counts import FeedCount, SourceCount
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
+from gnomon_server.wire.labels import Label, Labelled
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.tallies import MetricCounts, Observed, PairTally
 
@@ -333,3 +334,32 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_anew_each_tim
 async def test_a_model_that_is_not_in_the_repository_is_neither_loaded_nor_unloaded(method: str, rig: Rig) -> None:
     with pytest.raises(NotFound, match="model 'nobody' not found"):
         await getattr(rig.operations, method)(Request("nobody", "me@here", ""))
+
+
+async def test_labels_go_to_every_shadow_and_one_that_cannot_take_them_says_why(rig: Rig) -> None:
+    rig.shelf.here.add(("m", 3))
+    rig.shelf.broken.add(("m", 3))
+    await rig.operations.look()
+    await rig.settled()
+    found = await rig.operations.label("m", 0, [Label("a", ("1",)), Label("b", ("0",))])
+    assert found.keys() == {2, 3}
+    assert found[2] == Labelled(1, 2, 0, 0, 0, 0, ())
+    assert isinstance(found[3], NotReady)
+    assert "model 'm' version 3: the shadow is failed and takes no labels" in str(found[3])
+    with pytest.raises(NotReady, match="version 3"):
+        await rig.operations.label("m", 3, [Label("a", ("1",))])
+    with pytest.raises(NotFound, match="version '1' is not a shadow"):
+        await rig.operations.label("m", 1, [Label("a", ("1",))])
+
+
+async def test_whoever_gives_labels_to_a_worker_that_dies_of_them_hears_of_it(rig: Rig) -> None:
+    with pytest.raises(NotReady, match="shadow m/2 ended with status 0: send the labels again"):
+        await rig.operations.label("m", 2, [Label("fatal", ("1",))])
+    await rig.settled()
+    assert (await rig.operations.label("m", 2, [Label("a", ("1",))]))[2] == Labelled(2, 1, 0, 0, 0, 0, ())
+
+
+async def test_a_model_without_a_shadow_takes_no_labels(rig: Rig) -> None:
+    await rig.operations.unshadow(ME, 2)
+    with pytest.raises(Refused, match="model 'm' has no shadow"):
+        await rig.operations.label("m", 0, [Label("a", ("1",))])

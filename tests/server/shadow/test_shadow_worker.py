@@ -17,8 +17,10 @@ import pytest
 from onnx import TensorProto, helper
 from server.shadow.fakes import Adder, added, on_the_wire
 
+from gnomon_protos import inference_pb2 as pb
 from gnomon_server.errors import LoadError
-from gnomon_server.settings import MirrorSettings, RecordingSettings, Settings
+from gnomon_server.settings import FeedbackSettings, MirrorSettings, RecordingSettings, Settings
+from gnomon_server.shadow.pipeline import FORGETFUL
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.recording import Head
 from gnomon_server.shadow.trial import Shadow
@@ -26,6 +28,7 @@ from gnomon_server.shadow.worker import Worker
 from gnomon_server.wire import hello
 from gnomon_server.wire.channel import Channel, open_child, open_parent
 from gnomon_server.wire.counts import SourceCount
+from gnomon_server.wire.labels import Label, Labelled, Labels
 from gnomon_server.wire.messages import Drained, FromChild, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
@@ -66,7 +69,12 @@ class Control:
         return last
 
 
-async def started(shadow: Shadow | LoadError, plan: WorkerPlan, recorder: Recorder | None = None) -> Control:
+async def started(
+    shadow: Shadow | LoadError,
+    plan: WorkerPlan,
+    recorder: Recorder | None = None,
+    remembering: FeedbackSettings = FORGETFUL,
+) -> Control:
     def load(ref: VersionRef) -> Shadow:
         assert ref == plan.version
         if isinstance(shadow, LoadError):
@@ -75,10 +83,22 @@ async def started(shadow: Shadow | LoadError, plan: WorkerPlan, recorder: Record
 
     ours, theirs = socket.socketpair()
     channel = await open_parent(ours)
-    worker = Worker(await open_child(theirs.detach()), MirrorSettings(), load, lambda _: recorder)
+    channel_of_child = await open_child(theirs.detach())
+    worker = Worker(channel_of_child, MirrorSettings(), load, lambda _: recorder, remembering=lambda _: remembering)
     control = Control(channel, asyncio.create_task(worker.run()))
     channel.send(plan)
     return control
+
+
+async def answered(control: Control, number: int) -> tuple[WorkerReport, Labelled]:
+    """Returns the answer to labels, and the last report before it."""
+    report: WorkerReport | None = None
+    while not isinstance(message := await control.channel.receive(), Labelled):
+        assert isinstance(message, WorkerReport)
+        report = message
+    assert message.number == number
+    assert report is not None
+    return report, message
 
 
 async def mirror(address: str, stream: bytes) -> asyncio.StreamWriter:
@@ -86,6 +106,41 @@ async def mirror(address: str, stream: bytes) -> asyncio.StreamWriter:
     writer.write(hello.encode(SOURCE) + stream)
     await writer.drain()
     return writer
+
+
+async def test_whoever_hears_that_a_label_is_joined_has_heard_the_counts_before(folder: Path) -> None:
+    """So that the death of the worker takes no label that was called joined."""
+    beside = VersionRef("adder", 1, str(folder))
+    plan = msgspec.structs.replace(plan_in(folder), primary=beside)
+    control = await started(Adder(), plan, remembering=FeedbackSettings(scale=10.0))
+    await control.acknowledged()
+    # Before any request has come, the label waits for it.
+    control.channel.send(Labels(1, (Label("r", ("3",)), Label("s", ("x",)))))
+    report, found = await answered(control, 1)
+    assert (found.waiting, found.refused) == (1, 1)
+    assert found.reasons == ("id 's': model 'adder' output 'sum': expected a number, received 'x'",)
+    assert (report.labels[0].primary, report.labels[0].tally.waiting, report.labels[0].tally.refused) == (1, 1, 1)
+    one = added()
+    writer = await mirror(plan.address, on_the_wire(msgspec.structs.replace(one, request=named(one.request, "r"))))
+    for number in range(2, 1000):
+        control.channel.send(Labels(number, (Label("r", ("3",)),)))
+        report, found = await answered(control, number)
+        assert report.labels[0].tally.joined + report.labels[0].tally.waiting == 1
+        if report.labels[0].tally.joined:
+            break
+        await asyncio.sleep(0.01)
+    assert report.labels[0].tally.joined == found.duplicate == 1
+    writer.close()
+    control.channel.send(Drain(60))
+    last = await control.drained()
+    assert last is not None
+    assert last.labels[0].tally.joined == 1
+
+
+def named(request: bytes, name: str) -> bytes:
+    message = pb.ModelInferRequest.FromString(request)
+    message.id = name
+    return message.SerializeToString()
 
 
 async def test_a_worker_acknowledges_compares_reports_and_drains(folder: Path) -> None:
