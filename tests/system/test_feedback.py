@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -197,10 +198,13 @@ def test_labels_are_seen_on_the_page_in_the_report_and_among_the_metrics(server:
         ),
         ("brief", [], InvalidArgument, "labels: expected 1 to 10,000 in one call, received 0"),
         ("brief", [("", 1)], InvalidArgument, "expected the id of a request"),
+        ("brief", [("a", 1, "2200-01-01T00:00:00Z")], InvalidArgument, "received a time to come"),
+        ("brief", [("a", 1, "2999-01-01T00:00:00Z")], InvalidArgument, "time: expected one by RFC 3339"),
+        ("brief", [("a", 1, "2026-01-31T12:00:00")], InvalidArgument, "time: expected one by RFC 3339"),
     ],
 )
 def test_a_label_that_does_not_fit_is_refused_with_what_was_expected(
-    server: ServerProcess, model: str, labels: list[tuple[str, str | int]], error: type[ClientError], text: str
+    server: ServerProcess, model: str, labels: list[Any], error: type[ClientError], text: str
 ) -> None:
     with server.control() as control, pytest.raises(error, match=re.escape(text)):
         control.feedback(model, labels)

@@ -34,6 +34,8 @@ MAX_AUDIT = 1000
 MOST_WORKERS = 256
 # In one call.
 MOST_LABELS = 10_000
+# Seconds since the epoch of which the nanoseconds have 63 bits: in the year 2262.
+LATEST = 2**63 / 1e9
 # In which a new frontend has loaded every version that it is to hold.
 START_SECONDS = 120.0
 # Entries of the audit in one answer, unless a caller says otherwise.
@@ -255,7 +257,7 @@ def nanoseconds(time: str) -> int:
         found = datetime.fromisoformat(time)
     except ValueError:
         found = None
-    if found is None or found.tzinfo is None or found.timestamp() <= 0:
+    if found is None or found.tzinfo is None or not 0 < found.timestamp() < LATEST:
         raise InvalidRequest(f"time: expected one by RFC 3339 such as 2026-01-31T12:00:00Z, received {quoted(time)}")
     return round(found.timestamp() * 1e9)
 

@@ -146,7 +146,7 @@ class Feedback:
     def _compared(self, compared: Compared, truth: Truth) -> None:
         requests, rows = compared.batch.requests, compared.batch.rows
         first = requests[0].record
-        self.primary = first.primary
+        self.primary = self.primary or first.primary
         if not self._horizon_ns and not any(request.id for request in requests):
             return
         pair = self._pair(first.primary)

@@ -17,6 +17,7 @@ from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.settings import FeedbackSettings
 from gnomon_server.shadow.batching import Batch, parse
 from gnomon_server.shadow.choice import choose
+from gnomon_server.shadow.cohorts import MOST
 from gnomon_server.shadow.comparing import Compared, Values, compare
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.digests import Inputs, of_rows
@@ -223,6 +224,27 @@ def test_an_input_that_is_sent_again_is_joined_and_not_observed_again() -> None:
         assert world.say(name, 0).joined == 1
     assert world.observed() == [{1.0: 1}, {1.0: 1}]
     assert world.tally.primary_right == 2
+
+
+def test_of_many_cohorts_the_oldest_become_one_and_a_label_still_finds_its_request() -> None:
+    world = World(horizon=16.0)
+    for number in range(60):
+        world.ask(str(number), [0], [1])
+        world.now += SECOND
+        if number % 2 and number >= 14:
+            assert world.say(str(number - 14), 0).joined == 1
+        assert len(world.tally.cohorts) <= MOST
+    assert sum(cohort.requests for cohort in world.tally.cohorts) == 60
+    assert world.observed() == [{1.0: 60}, {1.0: 23, -1.0: 37}]
+
+
+def test_what_no_request_is_known_of_counts_under_the_primary_of_now() -> None:
+    world = World()
+    world.feedback.primary = 0
+    world.say("never", 1)
+    assert world.feedback.snapshot("m", 2) == ()
+    world.ask("r", [1], [1])
+    assert counts(world.tally) == {"waiting": 1}
 
 
 DECISIONS = st.tuples(st.integers(0, 1), st.integers(0, 1), st.none() | st.integers(0, 1))
