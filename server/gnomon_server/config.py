@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from gnomon_server import lines
+from gnomon_server import lines, predicates
 from gnomon_server.conversion import Wrong, converted
 from gnomon_server.errors import InvalidRequest
-from gnomon_server.settings import Settings
+from gnomon_server.settings import Policy, Settings
 
 # A TOML key that needs no quotes.
 BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -67,15 +67,27 @@ def _key(key: str) -> str:
 
 def _checked(values: Mapping[str, Any]) -> Settings:
     settings = converted(values, Settings, ())
+    _check_segments(settings.policy, ("policy",))
     named = len(settings.audit.approvers)
     for name in (*settings.models, "*"):
         for version in settings.model(name).shadows:
             settings.mirror_of(name, int(version))
-        needed = settings.policy_of(name).approvals
+        policy = settings.policy_of(name)
+        _check_segments(policy, ("models", name, "policy"))
+        needed = policy.approvals
         if needed > named:
             path = ("models", name, "policy", "approvals")
             raise Wrong(path, f"{'.'.join(path)}: expected at most {named} approvers, received {needed}")
     return settings
+
+
+def _check_segments(policy: Policy, path: tuple[str, ...]) -> None:
+    for name, segment in policy.segments.items():
+        try:
+            predicates.parse(segment.where)
+        except InvalidRequest as error:
+            at = (*path, "segments", name, "where")
+            raise Wrong(at, f"{'.'.join(at)}: {error}") from None
 
 
 def _place(file: Path | None, path: tuple[str, ...]) -> str:

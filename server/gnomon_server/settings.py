@@ -23,6 +23,17 @@ Version = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,17}$")]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 
 
+class SegmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A slice of the input space in which a shadow must agree as well."""
+
+    # Comparisons of input columns, joined by "and": carrier = 'HA' and distance > 2300.
+    where: str
+    # Greatest mean share of a request's rows in it on which the versions may disagree.
+    tolerance: Share
+    # Requests with rows in it before a promotion.
+    min_requests: CountOrNone = 0
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a shadow may be promoted, and when it is rejected."""
 
@@ -54,6 +65,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: Count = 50
     # Whether an input that is sent again is left out.
     dedupe: bool = True
+    # By name: where the shadow must hold, beside all the traffic.
+    segments: dict[str, SegmentSettings] = {}
 
     @property
     def digest(self) -> str:

@@ -87,6 +87,16 @@ def test_a_policy_is_named_by_what_it_says() -> None:
         ("[models.a]\n[models.'*']\nmax_batch = 0", 3, "models.a.max_batch"),
         ("[policy]\nblock = 5\n[models.a]\npolicy = { bloc = 7 }", 4, "models.a.policy.bloc"),
         ("[policy]\n[policy.outputs]\nscore = 2", 2, "policy.outputs"),
+        (
+            "[policy]\n[policy.segments.far]\ntolerance = 0.1\nwhere = 'x >> 1'",
+            4,
+            "policy.segments.far.where",
+        ),
+        (
+            "[models.a.policy.segments.far]\nwhere = 'x'\ntolerance = 0.1",
+            2,
+            "models.a.policy.segments.far.where",
+        ),
         ('repository = """\nx = y = z\n"""\n[mirror]\ndeadline = -1', 5, "mirror.deadline"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output, of_segment
 from gnomon_server.wire.tallies import MetricCounts, Serial
 
 
@@ -26,6 +26,8 @@ class Claim:
     # With whatever is missing at its worst for the shadow, and at its best.
     up: Floats
     lo: Floats
+    # Observations without which it does not hold.
+    least: float = 0.0
 
     def scaled(self, x: float) -> float:
         """Returns a mean over the knots as one of the metric."""
@@ -72,6 +74,11 @@ def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:
         yield disagreement(evidence, policy)
         for name, limit in policy.outputs.items():
             yield Claim(of_output(name), limit, GEO32, *_with_lost(GEO32, counts.get(of_output(name)), lost))
+    for name, segment in policy.segments.items():
+        # Of a request that nobody can account for nobody knows whether it lies there.
+        sides = _with_lost(GEO32, counts.get(of_segment(segment.where)), lost)
+        least = segment.min_requests / evidence.observed.block
+        yield Claim(of_segment(name), segment.tolerance, GEO32, *sides, least)
     if policy.errors:
         up, lo = map(signed, _with_lost(GEO32, counts.get(FAILURE), lost))
         # Where the primary failed the shadow was not asked: it may have failed as well, or not.

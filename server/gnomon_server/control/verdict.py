@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil, isinf, log
+from math import ceil, inf, isinf, log
 from typing import Final, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from gnomon_server.settings import Policy
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.evidence import log_lo, log_up
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, output_of
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, output_of, segment_of
 from gnomon_server.wire.tallies import Observed
 
 Decision = Literal["promote", "reject", "keep watching"]
@@ -117,6 +117,8 @@ def find(claim: Claim, alpha_promote: float, alpha_reject: float) -> Finding:
     at, knots = claim.at, claim.knots
     promote, reject = log_up(knots, claim.up, at), log_lo(knots, claim.lo, at)
     state: State = HOLDS if promote >= log(1 / alpha_promote) else FAILS if reject >= log(1 / alpha_reject) else OPEN
+    if state == HOLDS and claim.up.sum() < claim.least:
+        state = OPEN
     low = claim.scaled(bounds.lower(knots, claim.lo, alpha_reject))
     high = claim.scaled(bounds.upper(knots, claim.up, alpha_promote))
     return Finding(
@@ -137,13 +139,25 @@ def find(claim: Claim, alpha_promote: float, alpha_reject: float) -> Finding:
 
 def _more_requests(case: _Case) -> int:
     """Returns how many more requests decide if they turn out as those so far; 0 where they never would."""
-    policy, forecasts = case.policy, [_forecast(claim, case.policy, len(case.claims)) for claim in case.claims]
+    policy, forecasts = case.policy, [_foreseen(claim, case) for claim in case.claims]
     rejects = [observations for against, observations in forecasts if against]
     observations = min(rejects) if rejects else max(observations for _, observations in forecasts)
     if isinf(observations):
         return 0
     needed = observations * policy.block * _selected_for_one_observed(case.evidence.observed)
     return ceil(needed if rejects else max(needed, policy.min_requests - case.requests))
+
+
+def _foreseen(claim: Claim, case: _Case) -> tuple[bool, float]:
+    """Returns the forecast in observations of all the traffic, of which a segment has its share only."""
+    if not segment_of(claim.metric):
+        return _forecast(claim, case.policy, len(case.claims))
+    held = float(claim.up.sum())
+    if not held:
+        return False, inf
+    against, more = _forecast(claim, case.policy, len(case.claims))
+    share = min(1.0, held / max(held, float(case.claims[0].up.sum())))
+    return against, more / share if against else max(more, claim.least - held) / share
 
 
 def _forecast(claim: Claim, policy: Policy, number: int) -> tuple[bool, float]:
@@ -183,13 +197,32 @@ def _why_watching(case: _Case) -> str:
         return need + _waiting(case)
     if still:
         finding = still[0]
+        if segment_of(finding.metric):
+            return _segment_watched(case, finding) + _waiting(case)
         low, high = (_shown(bound, finding.limit) for bound in (finding.low, finding.high))
-        return _said(finding, f"between {low} and {high}") + _waiting(case)
+        others = [repr(segment_of(other.metric)) for other in still if segment_of(other.metric)]
+        open_too = f"; still open in segment {', '.join(others)}" if others else ""
+        return _said(finding, f"between {low} and {high}") + open_too + _waiting(case)
     if case.requests < policy.min_requests:
         need = f"{case.requests:,} of {policy.min_requests:,} requests are observed"
     else:
         need = f"{_time(case.age)} of the {_time(policy.min_duration)} that the policy asks for have passed"
     return f"{need}, and so far {_at_most(case.findings[0])}"
+
+
+def _segment_watched(case: _Case, finding: Finding) -> str:
+    """Returns what an open segment lacks."""
+    name = segment_of(finding.metric)
+    requests, least = sum(finding.worst) * case.evidence.observed.block, case.policy.segments[name].min_requests
+    if not requests:
+        block = case.evidence.observed.block
+        return (
+            f"segment {name!r} lacks traffic: no {f'block of {block} requests' if block > 1 else 'request'} is observed"
+        )
+    if requests < least:
+        return f"segment {name!r} lacks traffic: {requests:,.0f} of {least:,} requests are observed"
+    low, high = (_shown(bound, finding.limit) for bound in (finding.low, finding.high))
+    return f"{_said(finding, f'between {low} and {high}')}, by {requests:,.0f} requests"
 
 
 _REASONS: Final[Mapping[Decision, Callable[[_Case], str]]] = {
@@ -210,9 +243,13 @@ def _said(finding: Finding, amount: str) -> str:
         LOSS: "the shadow is wrong on {} more of the rows than the primary",
         LATENCY: "the shadow is too slow on {} more of the requests than the primary",
     }
-    name = output_of(finding.metric)
-    sentence = sentences.get(finding.metric, f"the mean divergence of {name!r} is {{}}")
-    return f"{sentence.format(amount)}, where the policy allows {100 * finding.limit:g} %"
+    if segment := segment_of(finding.metric):
+        sentence = f"{amount} of rows in segment {segment!r} disagree"
+    elif output := output_of(finding.metric):
+        sentence = f"the mean divergence of {output!r} is {amount}"
+    else:
+        sentence = sentences[finding.metric].format(amount)
+    return f"{sentence}, where the policy allows {100 * finding.limit:g} %"
 
 
 def _counting(case: _Case, side: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,10 +31,13 @@ class Inputs(NamedTuple):
     digests: Digests
     # Rows of each request.
     rows: NDArray[np.intp]
+    # By the predicate of a segment: whether each row lies in it. One that is not there is not known.
+    members: Mapping[str, Flags] = MappingProxyType({})
 
     def only(self, keep: Flags) -> Inputs:
         """Returns the inputs of the requests that are to be kept."""
-        return Inputs(self.digests[np.repeat(keep, self.rows)], self.rows[keep])
+        kept = np.repeat(keep, self.rows)
+        return Inputs(self.digests[kept], self.rows[keep], {name: held[kept] for name, held in self.members.items()})
 
 
 class Seen:

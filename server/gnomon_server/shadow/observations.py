@@ -23,7 +23,7 @@ from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.digests import Inputs, Seen
 from gnomon_server.shadow.outcome import Uncompared
 from gnomon_server.statistics.knots import GEO32, SYM64, Knots
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, added, of_output
+from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, added, of_output, of_segment
 from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
 from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
@@ -63,6 +63,11 @@ class Observations:
         stratum.add(DISAGREEMENT, shares)
         for name, values in found.divergences.items():
             stratum.add(of_output(name), _means(values, rows, fresh))
+        for segment in self._observing.segments:
+            # A batch that was compared was read.
+            held = fresh & found.inputs.members[segment] if found.inputs is not None else fresh
+            values = _means(differ, rows, held)
+            stratum.add(of_segment(segment), values)
         stratum.add(FAILURE, np.zeros(len(shares)))
         if self._observing.latency:
             slow = (found.end_ns - found.start_ns) / len(rows) > self._observing.latency * 1e9
@@ -72,11 +77,20 @@ class Observations:
     def failed(self, ended: Uncompared) -> None:
         """Takes requests of one share to which the shadow had no answer, by its own fault."""
         rows = ended.inputs.rows if ended.inputs is not None else np.ones(len(ended.records), np.intp)
-        first = _any(rows, self._fresh(ended.inputs, rows))
+        fresh = self._fresh(ended.inputs, rows)
+        first = _any(rows, fresh)
         ones = np.ones(int(np.count_nonzero(first)))
         stratum = self._stratum(ended.records[0].sample)
-        for name in stratum.metrics.keys() - {LATENCY}:
+        apart = {LATENCY, *map(of_segment, self._observing.segments)}
+        for name in stratum.metrics.keys() - apart:
             stratum.add(name, ones)
+        for segment in self._observing.segments:
+            held = ended.inputs.members.get(segment) if ended.inputs is not None else None
+            if held is not None:
+                stratum.add(of_segment(segment), np.ones(int(np.count_nonzero(_any(rows, fresh & held)))))
+            else:
+                # Whether it lies there is not known.
+                stratum.metrics[of_segment(segment)].add(ones, np.zeros(len(ones)))
         if self._observing.latency:
             stratum.add(LATENCY, (2 - self._slow(ended.records, first)) / 2)
         self._count(len(rows), len(ones))
@@ -141,7 +155,7 @@ class _Stratum:
     """The metrics of requests that were selected with the same share."""
 
     def __init__(self, observing: Observing, outputs: Iterable[str]) -> None:
-        names = (DISAGREEMENT, FAILURE, *map(of_output, outputs))
+        names = (DISAGREEMENT, FAILURE, *map(of_output, outputs), *map(of_segment, observing.segments))
         # All of them from the start: a request without an answer counts in every one.
         self.metrics = {name: _Metric(GEO32, observing.block) for name in names}
         if observing.latency:

@@ -73,7 +73,7 @@ class Pipeline:
         self._refused = Lost()
         self._backlog = Backlog(settings.queue_bytes, settings.batch_rows)
         self._runner = Runner(
-            Trial(shadow, chosen, self._deadline_ns),
+            Trial(shadow, chosen, self._deadline_ns, segments=observing.segments),
             Fits(shadow.signature, shadow.coalescable),
             self._backlog,
             settings.batch_rows,

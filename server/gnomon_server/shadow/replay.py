@@ -46,6 +46,7 @@ class Replay:
         self._batch_rows = batch_rows
         self._chosen = choose(shadow.signature, shadow.comparisons)
         self._fits = Fits(shadow.signature, shadow.coalescable)
+        self._segments = observing.segments
         self._tally = Tally(shadow.model, shadow.version, self._chosen, observing)
         # What labels are joined to; None where there are none.
         self.feedback = feedback
@@ -97,13 +98,15 @@ class Replay:
         if run.end_ns:
             then = _Then(self._shadow, run)
             # What ran together then runs together again, whatever its size.
-            return self._tried(run.records, Trial(then, self._chosen, head.deadline_ns, then.clock), NEVER)
+            return self._tried(
+                run.records, Trial(then, self._chosen, head.deadline_ns, then.clock, self._segments), NEVER
+            )
         if OF_THEN.isdisjoint(run.outcomes):
             return self._anew(run.records)
         return [Uncompared((record,), outcome) for record, outcome in zip(run.records, run.outcomes, strict=True)]
 
     def _anew(self, records: Sequence[Record]) -> list[Ended]:
-        return self._tried(records, Trial(self._shadow, self._chosen, NEVER), self._batch_rows)
+        return self._tried(records, Trial(self._shadow, self._chosen, NEVER, segments=self._segments), self._batch_rows)
 
     def _tried(self, records: Sequence[Record], trial: Trial, batch_rows: int) -> list[Ended]:
         parsed = [parse(record, self._fits) for record in records]

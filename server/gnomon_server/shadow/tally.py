@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import compress
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -221,6 +222,8 @@ def _alike(ended: Uncompared) -> Iterator[Uncompared]:
 def basis(chosen: Mapping[str, Chosen], observing: Observing) -> str:
     """Returns a name for all that makes observations comparable: those under another one must not be added."""
     comparisons = [(name, one.comparison, one.classes) for name, one in sorted(chosen.items())]
+    # Counts of another segment have another name, and those of all the traffic go on.
+    observing = msgspec.structs.replace(observing, segments=())
     return hashlib.sha256(repr((comparisons, observing)).encode()).hexdigest()[:16]
 
 

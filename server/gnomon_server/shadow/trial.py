@@ -19,6 +19,7 @@ from gnomon_server.shadow.choice import Chosen
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import Values, compare, wanted
 from gnomon_server.shadow.digests import Inputs, of_rows
+from gnomon_server.shadow.membership import Membership
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, SHADOW_ERROR, TIMEOUT, Ended, Uncompared
 from gnomon_server.shadow.sequences import followers
 
@@ -58,9 +59,12 @@ class Trial:
         chosen: Mapping[str, Chosen],
         deadline_ns: int,
         clock: Callable[[], int] = time.time_ns,
+        segments: Sequence[str] = (),
     ) -> None:
+        """Raises LoadError for a segment that is none of the shadow's inputs."""
         self._shadow = shadow
         self._chosen = chosen
+        self._membership = Membership(segments, shadow.signature)
         # Nanoseconds from the primary's answer to the shadow's.
         self._deadline_ns = deadline_ns
         # Nanoseconds since the epoch: records come from other processes.
@@ -81,7 +85,8 @@ class Trial:
         except TensorError as error:
             log.warning("a mirrored request is not well formed: %s", error)
             return [Uncompared(batch.records, NOT_COMPARABLE, inputs=unread(batch.records))]
-        known = Inputs(of_rows(inputs, batch.fit.rowwise), batch.rows)
+        digests = of_rows(inputs, batch.fit.rowwise)
+        known = Inputs(digests, batch.rows, self._membership.of(inputs, len(digests), batch.fit.rowwise))
         names = wanted(batch, self._chosen)
         start_ns = self._clock()
         outputs, outcome = self._outputs(inputs, names)

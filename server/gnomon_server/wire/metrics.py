@@ -15,6 +15,7 @@ LATENCY: Final = "latency"
 # Whether the shadow is wrong, less whether the primary is, where the truth is known, as (e + 1)/2.
 LOSS: Final = "loss"
 _OUTPUT: Final = "output "
+_SEGMENT: Final = "segment "
 
 
 def of_output(name: str) -> str:
@@ -25,6 +26,16 @@ def of_output(name: str) -> str:
 def output_of(metric: str) -> str:
     """Returns the output of a metric, or nothing if it is another one."""
     return metric.removeprefix(_OUTPUT) if metric.startswith(_OUTPUT) else ""
+
+
+def of_segment(segment: str) -> str:
+    """Returns the metric of the disagreement in a segment: of its predicate in counts, of its name in findings."""
+    return _SEGMENT + segment
+
+
+def segment_of(metric: str) -> str:
+    """Returns the segment of a metric, or nothing if it is another one."""
+    return metric.removeprefix(_SEGMENT) if metric.startswith(_SEGMENT) else ""
 
 
 def added(one: Serial, other: Serial) -> Serial:

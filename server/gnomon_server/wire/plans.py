@@ -66,11 +66,15 @@ class Observing(msgspec.Struct, frozen=True):
     dedupe: bool = True
     # Seconds of model run per request that are looked at; 0: none.
     latency: float = 0.0
+    # Predicates of the segments in which the shadow must hold.
+    segments: tuple[str, ...] = ()
 
 
 def observing(policy: Policy) -> Observing:
     """Returns what a policy asks to be observed."""
-    return Observing(policy.block, policy.dedupe, policy.latency)
+    return Observing(
+        policy.block, policy.dedupe, policy.latency, tuple(sorted({one.where for one in policy.segments.values()}))
+    )
 
 
 class WorkerPlan(Message, frozen=True, tag="worker_plan"):

@@ -299,3 +299,25 @@ def test_a_file_that_is_no_data_set_is_one_line(
     (tmp_path / "gnomon.toml").write_text("[policy]\nbloc = 2")
     assert gate(repository, 2, tmp_path / "rows.npz") == 2
     assert "gnomon.toml:2: policy.bloc: " in capsys.readouterr().err
+
+
+def test_a_segment_that_fails_fails_the_gate_and_one_that_cannot_be_is_said(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, config = saved(tmp_path, rows(1500)), tmp_path / "gnomon.toml"
+    segment = "[policy.segments.edge]\nwhere = '{}'\ntolerance = 0.05\n"
+    # Version 2 decides otherwise only where the sum is just below the limit.
+    config.write_text(POLICY + segment.format("x[0] > 0"))
+    assert gate(repository, 2, data, "--json") == 0
+    (found,) = (one for one in reported(capsys)["verdict"]["findings"] if one["metric"] == "segment edge")
+    assert found["state"] == "holds"
+    # Half of the rows of version 3 agree, but none of these.
+    policy = POLICY.replace("0.05", "0.9")
+    config.write_text(policy + segment.format("x[0] < -0.5 and x[1] < 0 and x[2] < 0"))
+    assert gate(repository, 3, data) == 1
+    out = capsys.readouterr().out
+    assert "verdict: reject" in out
+    assert "of rows in segment 'edge' disagree, where the policy allows 5 %" in out
+    config.write_text(POLICY + segment.format("y > 0"))
+    assert gate(repository, 2, data) == 2
+    assert "expected one of the inputs ['x'], received 'y'" in capsys.readouterr().err

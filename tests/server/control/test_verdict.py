@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from gnomon_server.control.claims import advice, correlation, design_effect
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import KEEP_WATCHING, PROMOTE, REJECT, Verdict, verdict
-from gnomon_server.settings import Policy
+from gnomon_server.settings import Policy, SegmentSettings
 from gnomon_server.statistics.knots import GEO32, SYM64
 from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
 
@@ -226,3 +227,44 @@ def test_blocks_that_follow_each_other_are_noticed_and_a_longer_block_is_advised
     assert (correlation(Serial()), design_effect(Serial(), 50), advice(Serial(), 50)) == (0, 0, "")
     constant = serial(np.full(20, 0.1))
     assert (correlation(constant), advice(constant, 50)) == (0, "")
+
+
+def in_segment(agree: int, differ: int = 0, where: str = "x > 1", missing: int = 0) -> Observed:
+    """Observations of 2,000 requests that agree, of which some lie in a segment."""
+    found = observed([0], 2000)
+    known = np.concatenate([np.zeros(agree), np.ones(differ)])
+    up, lo = (GEO32.counts(np.concatenate([known, np.full(missing, worst)])) for worst in (1.0, 0.0))
+    return msgspec.structs.replace(found, metrics=(*found.metrics, counts(f"segment {where}", up, lo)))
+
+
+FAR = msgspec.structs.replace(
+    POLICY, segments={"far": SegmentSettings(where="x > 1", tolerance=0.05, min_requests=150)}
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "decision", "reason"),
+    [
+        (in_segment(200), PROMOTE, "at most 2.0 % of rows in segment 'far' disagree, where the policy allows 5 %"),
+        (in_segment(160, 40), REJECT, "of rows in segment 'far' disagree, where the policy allows 5 %"),
+        (in_segment(120), KEEP_WATCHING, "segment 'far' lacks traffic: 120 of 150 requests are observed"),
+        (in_segment(0), KEEP_WATCHING, "segment 'far' lacks traffic: no request is observed"),
+        (observed([0], 2000), KEEP_WATCHING, "segment 'far' lacks traffic: no request is observed"),
+        (in_segment(190, 9), KEEP_WATCHING, "of rows in segment 'far' disagree, where the policy allows 5 %, by 199 r"),
+        (in_segment(200, where="x > 2"), KEEP_WATCHING, "segment 'far' lacks traffic: no request is observed"),
+    ],
+)
+def test_every_segment_must_hold_and_one_that_fails_rejects(found: Observed, decision: str, reason: str) -> None:
+    assert judged(found).decision == PROMOTE
+    decided = judged(found, FAR)
+    assert (decided.decision, reason in decided.reason) == (decision, True), decided.reason
+
+
+def test_a_lost_request_may_have_been_one_of_the_segment() -> None:
+    assert judged(in_segment(200), FAR).decision == PROMOTE
+    assert judged(in_segment(200), FAR, lost=5).decision == KEEP_WATCHING
+
+
+def test_the_requests_that_a_segment_takes_are_foretold_by_its_share_of_the_traffic() -> None:
+    # Thirty more in the segment, which is 6 % of the traffic.
+    assert judged(in_segment(120), FAR).more_requests == pytest.approx(30 * 2000 / 120, rel=0.01)

@@ -264,3 +264,30 @@ def test_of_a_full_bucket_the_oldest_is_forgotten() -> None:
 def test_no_digest_is_the_mark_of_an_empty_place() -> None:
     assert digests._mixed(np.array([0], np.uint64))[0] != 0
     assert digests.of_bytes((b"",)) > 0
+
+
+SEGMENT = "x[0] < 4"
+
+
+async def test_a_segment_counts_the_rows_in_it_and_what_is_unknown_at_its_worst(executor: ThreadPoolExecutor) -> None:
+    observing = Observing(block=1, segments=(SEGMENT,))
+    right = [added([[i, 1]]) for i in range(6)]
+    # Of one request two rows lie in it, and one of them disagrees.
+    mixed = added([[-1, 1], [-2, 1], [50, 1]])
+    poison = [added([[POISON, 2]]), added([[2, POISON]])]
+    late = added([[70, 1]], age=60.0)
+    found = await worked([*right, mixed, *poison, late], executor, observing)
+    counts = metric(found, f"segment {SEGMENT}")
+    # Four agree, and so does the request of three rows; one failed in it; one nobody knows of.
+    assert values(counts.up) == {0.0: 5, 1.0: 2}
+    assert values(counts.lo) == {0.0: 6, 1.0: 1}
+    assert sum(metric(found).up) == 10
+
+
+async def test_a_segment_that_is_declared_later_leaves_the_other_counts_their_basis(
+    executor: ThreadPoolExecutor,
+) -> None:
+    without = await worked(distinct(2), executor, EACH)
+    found = await worked(distinct(2), executor, Observing(block=1, segments=(SEGMENT,)))
+    assert found.basis == without.basis
+    assert {m.name for m in found.metrics} - {m.name for m in without.metrics} == {f"segment {SEGMENT}"}
