@@ -166,11 +166,21 @@ class FeedbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CanarySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which requests a model's canary answers."""
+    """Which requests a model's canary answers, and when it is taken back."""
 
     # The metadata by which a request keeps its side, such as "x-user-id"; empty, or in a request that has none: its id,
     # or else its bytes.
     key: Annotated[str, msgspec.Meta(pattern="^([0-9a-z_.-]*(?<!-bin))$")] = ""
+    # Whether the server takes back a canary that fails by the limits below, or whose verdict as a shadow is `reject`.
+    rollback: bool = True
+    # Greatest share of requests on which it may fail beyond those on which the primary does; 0: not judged.
+    errors: ShareOrZero = 0.01
+    # Seconds from receipt to answer, and the greatest share of requests for which it may take longer beyond those for
+    # which the primary does; 0 seconds: not judged.
+    latency: NotNegative = 0.0
+    latency_excess: Share = 0.01
+    # Greatest probability that a canary within the limits is taken back by them, for each share that it is given.
+    alpha: Share = 0.01
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

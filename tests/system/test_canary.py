@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx_models as models
 import pytest
-from load import Load
+from load import Load, leading
 from servers import ServerProcess, eventually
 from tallying import at_rest, mirrored
 
@@ -22,6 +24,11 @@ grace = 1.0
 workers = 2
 [models.m.canary]
 key = "x-user-id"
+rollback = false
+[models.weak]
+max_batch = 1
+[models.weak.canary]
+latency = 0.0
 """
 SCALES = {1: 1.0, 2: 2.0}
 ROW = np.ones((1, 3), np.float32)
@@ -33,6 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("canary")
     for version, scale in SCALES.items():
         models.write(folder / "models", "m", version, models.affine(scale))
+    models.write(folder / "models", "weak", 1, models.affine(1.0))
+    models.write(folder / "models", "weak", 2, models.raising())
+    models.write(folder / "models", "weak", 3, models.affine(1.0, width=4))
     with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
         yield running
 
@@ -93,8 +103,15 @@ def test_the_same_users_meet_the_canary_as_its_weight_grows(server: ServerProces
 
 def test_a_frontend_that_comes_anew_knows_the_canary(server: ServerProcess, control: Control) -> None:
     control.canary("m", 2, 1.0)
-    for frontend in server.children("gnomon_server.serving"):
-        frontend.kill()
+    for victim in server.children("gnomon_server.serving"):
+        victim.kill()
+        # A version is ready once every frontend has it, the new one among them.
+        eventually(
+            lambda pid=victim.pid: (  # type: ignore[misc]
+                len({one.pid for one in server.children("gnomon_server.serving")} - {pid}) == 2
+                and control.models("m").models[0].versions[1].state == "ready"
+            )
+        )
     with server.client() as client:
         assert {version_for(client, user) for user in range(20)} == {2}
 
@@ -108,6 +125,36 @@ def test_what_cannot_be_a_canary_is_refused(control: Control) -> None:
         control.canary("m", 2, 5)
     with pytest.raises(NotFound, match="model 'm' has no canary"):
         control.canary("m", off=True)
+
+
+def test_a_canary_that_fails_its_users_is_taken_back(server: ServerProcess, control: Control) -> None:
+    control.canary("weak", 2, 0.3)
+    failing = leading(1.0, 2)
+    with Load(server.grpc, "weak", failing) as load:
+        eventually(lambda: not control.models("weak").models[0].route.HasField("canary"), seconds=60)
+        answered = load.ended
+        load.reach(50)
+    # One may have been on its way.
+    late = [request_id for request_id, _ in load.failures if int(request_id.rpartition("-")[2]) > answered / 3 + 20]
+    assert load.failures
+    assert not late
+    entry = control.audit("weak").entries[0]
+    assert (entry.actor, entry.action, entry.version, entry.after.primary) == ("gnomon", "rollback", 2, 1)
+    assert re.fullmatch(
+        r"the canary fails on [\d,]+ of [\d,]+ requests, and the primary on 0 of [\d,]+: at least [\d.]+ % more, "
+        r"where 1 % are allowed",
+        entry.reason,
+    )
+    page = urllib.request.urlopen(f"http://{server.http}/metrics").read().decode()
+    assert re.search(r'gnomon_route_switches_total\{.*gnomon_model_name="weak".*gnomon_switch="rollback".*\} 1', page)
+
+
+def test_a_version_with_other_tensors_cannot_be_a_canary(control: Control) -> None:
+    expected = (
+        r"version '3' cannot be a canary of version 1: expected x FP32 \[-1, 3\] -> y .*, received x FP32 \[-1, 4\]"
+    )
+    with pytest.raises(FailedPrecondition, match=expected):
+        control.canary("weak", 3, 0.1)
 
 
 def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:

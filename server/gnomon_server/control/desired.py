@@ -114,8 +114,12 @@ class Desired:
         """Has the fleet begin to make the routes true."""
         self._fleet.wish(self._wished, self.refs)
 
-    async def warm(self, model: str, *versions: int) -> None:
-        """Has versions loaded in every frontend beside what serves; raises Refused if one cannot."""
+    async def warm(self, model: str, *versions: int, canary: int = 0) -> None:
+        """Has versions, and a canary of the first, loaded in every frontend beside what serves.
+
+        Raises Refused if one cannot be, or if the canary has other tensors: requests would fail that were well.
+        """
+        versions = (*versions, *({canary} - {0, *versions}))
         generation = self._fleet.wish(self._wished, self.refs, frozenset((model, version) for version in versions))
         try:
             await self._fleet.settled(generation, LOAD_SECONDS)
@@ -124,10 +128,20 @@ class Desired:
                 if state.state != READY:
                     reason = state.reason or state.state
                     raise Refused(f"model '{model}' version '{version}' cannot be served: {reason}")
+            if canary:
+                self._check_tensors(model, versions[0], canary)
         except BaseException:
             # A caller who gives up cancels this, too.
             self.wish()
             raise
+
+    def _check_tensors(self, model: str, primary: int, canary: int) -> None:
+        expected, received = (self._fleet.frontend_state(model, version).tensors for version in (primary, canary))
+        if received != expected:
+            raise Refused(
+                f"model '{model}' version '{canary}' cannot be a canary of version {primary}: "
+                f"expected {expected}, received {received}"
+            )
 
     async def switch(self, before: Route, after: Route, entry: AuditEntry) -> Change:
         """Stores a route with the audit, and makes it true; once it has begun it ends, even if the caller gives up.
@@ -161,6 +175,11 @@ class Desired:
         except NotReady as error:
             # It is stored and on its way: a frontend that is late finds it as its newest plan.
             log.warning("model '%s': %s", route.model, error)
+
+    def took_back(self, before: Route) -> None:
+        """Remembers that the canary of a route failed, and that the primary answers in its place."""
+        self._switches[before.model, ROLLBACK] += 1
+        self._rollbacks[before.model] = Rollback(before.model, before.primary, before.canary, datetime.now(UTC))
 
     async def load(self, request: Request) -> None:
         """Waits until a model's primary answers in every frontend.

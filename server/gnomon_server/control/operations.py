@@ -24,7 +24,7 @@ from gnomon_server.control.grounds import Grounds
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
-from gnomon_server.control.verdict import KEEP_WATCHING, Verdict, verdict
+from gnomon_server.control.verdict import KEEP_WATCHING, REJECT, Verdict, verdict
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
@@ -142,13 +142,14 @@ class Operations:
     async def divert(self, request: Request, version: int, weight: float) -> Change:
         """Has a version answer a share of the model's requests, as its canary, once it is warm in every frontend.
 
-        Raises Refused where the version cannot be loaded.
+        Raises Refused where the version cannot be loaded, or would be taken back at once.
         """
         async with self._current():
             before = self._desired.changeable(request.model)
             self._desired.check_known(request.model, version)
             after = before.diverted(version, weight)
-            await self._desired.warm(request.model, version)
+            self._check_judgement(before, version)
+            await self._desired.warm(request.model, before.primary, canary=version)
             return await self._desired.switch(before, after, _entry(request, "canary", version))
 
     async def undivert(self, request: Request, version: int = 0) -> Change:
@@ -161,6 +162,19 @@ class Operations:
                     f"model '{request.model}' version '{version}' is not the canary: expected {before.canary}"
                 )
             return await self._desired.switch(before, after, _entry(request, "canary", before.canary))
+
+    async def withdraw(self, request: Request, version: int) -> None:
+        """Takes back a canary that has failed, unless it is none any more."""
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            if before.canary == version:
+                await self._desired.switch(before, before.undiverted(), _entry(request, "rollback", version))
+                self._desired.took_back(before)
+
+    def rejected(self, route: Route, version: int) -> str:
+        """Returns the verdict on a version of a route as a sentence, if it is a shadow and the verdict is `reject`."""
+        found = self.report(route.model, version).verdict if version in route.shadows else None
+        return f"the verdict is '{REJECT}', {found.reason}" if found is not None and found.decision == REJECT else ""
 
     async def promote(self, request: Request, version: int, force: bool) -> Change:
         """Makes a version the primary once it is warm in every frontend.
@@ -192,7 +206,8 @@ class Operations:
             if after.primary != before.primary:
                 return await self._promote(request, before, after, force)
             if canary:
-                await self._desired.warm(request.model, after.canary)
+                self._check_judgement(before, after.canary)
+                await self._desired.warm(request.model, after.primary, canary=after.canary)
             return await self._desired.switch(
                 before, after, AuditEntry(request.actor, "apply", after.primary, request.reason)
             )
@@ -314,10 +329,15 @@ class Operations:
         version = after.primary
         report = self.report(request.model, version) if version in before.shadows else None
         approvals = await self._grounds.check(request, before, version, report, force)
-        await self._desired.warm(request.model, *({version, after.canary} - {0}))
+        await self._desired.warm(request.model, version, canary=after.canary)
         report = self.report(request.model, version) if report is not None else None
         entry = self._grounds.entry(request, before, version, report, approvals, force)
         return replace(await self._desired.switch(before, after, entry), evidence=report)
+
+    def _check_judgement(self, route: Route, version: int) -> None:
+        """Raises Refused for a canary that would be taken back at the next look."""
+        if self._settings.model(route.model).canary.rollback and (rejected := self.rejected(route, version)):
+            raise Refused(f"model '{route.model}' version '{version}' cannot be a canary: {rejected}")
 
     @asynccontextmanager
     async def _current(self) -> AsyncIterator[None]:

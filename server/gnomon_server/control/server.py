@@ -21,6 +21,7 @@ from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Look
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.control.answers import Answers
+from gnomon_server.control.canaries import Canaries
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -44,6 +45,7 @@ FLUSH_SECONDS: Final = 1.0
 # Between looks at what other servers changed that share the store.
 FOLLOW_SECONDS: Final = 0.25
 GUARD_SECONDS: Final = 1.0
+CANARY_SECONDS: Final = 1.0
 # Between looks for something that somebody should know of.
 ALERT_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
@@ -132,6 +134,7 @@ class Server:
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.
         stack.enter_context(_Task(_always(settings.poll, operations.look)))
         stack.enter_context(_Task(_always(GUARD_SECONDS, fleet.guarding.look)))
+        stack.enter_context(_Task(_always(CANARY_SECONDS, Canaries(settings, fleet, operations).look)))
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))

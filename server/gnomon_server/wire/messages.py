@@ -27,6 +27,8 @@ class VersionState(msgspec.Struct, frozen=True):
     reason: str = ""
     # Digest of the loaded file.
     digest: str = ""
+    # Of a frontend's version: what goes in and comes out, as one line.
+    tensors: str = ""
 
 
 class FrontendAck(Message, frozen=True, tag="frontend_ack"):

@@ -12,10 +12,12 @@ from fleets import Rig
 
 from gnomon_server.control import snapshots
 from gnomon_server.control.audit.promotion import report_of
+from gnomon_server.control.canaries import Canaries
 from gnomon_server.control.desired import Request
 from gnomon_server.control.operations import Assignment
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.settings import Settings
 from gnomon_server.wire.counts import FeedCount, SourceCount
 from gnomon_server.wire.histogram import DURATION_BOUNDS, Histogram
 from gnomon_server.wire.labels import Label, Labelled
@@ -32,12 +34,12 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield running
 
 
-def agree(rig: Rig, count: int) -> None:
-    """Has the shadow worker of m/2 compare this many requests, which all agree."""
+def agree(rig: Rig, count: int, nowhere: bool = False) -> None:
+    """Has the shadow worker of m/2 compare this many requests, which all agree, or all disagree."""
     epoch = next(iter(rig.ledger._live))
     runs = Histogram(DURATION_BOUNDS)
     runs.add(0.001, count)
-    zeros = (float(count), *[0.0] * 32)
+    zeros = (*[0.0] * 32, float(count)) if nowhere else (float(count), *[0.0] * 32)
     found = Observed("basis", requests=count, metrics=(MetricCounts("disagreement", zeros, zeros),))
     tally = PairTally("m", 1, 2, count, 0, 0, 0, 0, float(count), 0, (), runs.snapshot(), runs.snapshot(), found)
     source = SourceCount("m", 1, 2, "feed", count)
@@ -177,6 +179,28 @@ async def test_a_canary_that_cannot_load_or_is_not_there_is_refused_and_changes_
         await rig.operations.divert(ME, 9, 0.25)
     assert (rig.operations.routes["m"], rig.store.audit()) == (before, audit)
     await rig.until(lambda: rig.fleet.ready)
+
+
+async def test_a_canary_whose_verdict_as_a_shadow_is_reject_is_taken_back_and_not_let_in_again(rig: Rig) -> None:
+    await selected(rig)
+    canaries = Canaries(Settings(), rig.fleet, rig.operations)
+    await rig.operations.divert(ME, 2, 0.25)
+    await canaries.look()
+    assert rig.operations.routes["m"].canary == 2
+    agree(rig, 500, nowhere=True)
+    await canaries.look()
+    after = rig.operations.routes["m"]
+    assert (after.primary, after.canary, after.shadows) == (1, 0, {2: 1.0})
+    (record, *_) = rig.store.audit()
+    assert (record.entry.actor, record.entry.action, record.entry.version) == ("gnomon", "rollback", 2)
+    assert record.entry.reason.startswith("as a shadow, the verdict is 'reject', ")
+    (told,) = rig.operations.rollbacks
+    assert (told.model, told.version, told.replaced) == ("m", 1, 2)
+    assert rig.operations.switches["m", "rollback"] == 1
+    await canaries.look()
+    assert len(rig.operations.rollbacks) == 1
+    with pytest.raises(Refused, match="model 'm' version '2' cannot be a canary: the verdict is 'reject', "):
+        await rig.operations.divert(ME, 2, 0.25)
 
 
 async def test_a_change_that_cannot_be_stored_is_not_made(rig: Rig) -> None:

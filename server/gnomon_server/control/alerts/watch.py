@@ -47,7 +47,7 @@ class Firing:
 
 @dataclass(frozen=True)
 class Rollback:
-    """A primary that gave way to the one before it."""
+    """A primary that gave way to the one before it, or a canary that was taken back."""
 
     model: str
     version: int
