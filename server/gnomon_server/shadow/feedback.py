@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -179,8 +180,12 @@ class Feedback:
 
     def _missed(self, ended: Uncompared) -> None:
         """Takes requests of which the shadow decided nothing: by its own fault it is wrong, else nobody knows."""
-        best = 0.0 if ended.guilty else -1.0
-        for record in ended.records:
+        best, known = 0.0 if ended.guilty else -1.0, ended.inputs
+        counted = [True] * len(ended.records)
+        if ended.guilty and known is not None and self._seen is not None:
+            owners = np.repeat(np.arange(len(known.rows)), known.rows)
+            counted = (np.bincount(owners, self._seen.first(known.digests), len(known.rows)) > 0).tolist()
+        for record in compress(ended.records, counted):
             pair = self._pair(record.primary)
             pair.requests += 1
             block = pair.cohorts.add(record.sample, record.end_ns)

@@ -67,9 +67,12 @@ class World:
         found = compare(batch, self.chosen, sides[0], sides[1], (0, 0))
         self.feedback.settle(filled(found, {"x": x}, sides))
 
-    def miss(self, outcome: str) -> None:
-        """Has a request end that the shadow did not decide."""
-        self.feedback.settle(Uncompared([self.record("", np.array([[-1]]), [0])], outcome))
+    def miss(self, outcome: str, *values: int) -> None:
+        """Has requests end, each with one value, that the shadow did not decide."""
+        x = np.array(values).reshape(-1, 1)
+        known = Inputs(of_rows({"x": x}, True), np.ones(len(x), np.intp))
+        records = [self.record("", row.reshape(1, 1), [0]) for row in x]
+        self.feedback.settle(Uncompared(records, outcome, inputs=known))
 
     def record(self, name: str, x: Array, primary: Sequence[float]) -> Record:
         output = {self.signature.outputs[0].name: np.array(primary, self.dtype)}
@@ -202,10 +205,13 @@ def test_a_number_loses_its_distance_from_the_truth_up_to_the_scale() -> None:
 
 def test_what_the_shadow_did_not_decide_counts_against_it_or_for_neither() -> None:
     world = World(horizon=60)
-    world.miss(SHADOW_ERROR)
+    world.miss(SHADOW_ERROR, -1)
     assert world.observed() == [{1.0: 1}, {0.0: 1}]
-    world.miss(DROPPED)
+    world.miss(DROPPED, -2)
     assert world.observed() == [{1.0: 2}, {0.0: 1, -1.0: 1}]
+    # What it has failed on before buys no evidence.
+    world.miss(SHADOW_ERROR, -1, -3, -3)
+    assert world.observed() == [{1.0: 3}, {0.0: 2, -1.0: 1}]
 
 
 def test_unlabelled_requests_count_by_how_far_the_versions_are_apart_or_are_left_out() -> None:
