@@ -1,7 +1,8 @@
 """A child that behaves: it speaks control's protocol and does what GNOMON_TEST_CHILD says, without any model.
 
-As a frontend it calls a version ready, or failed where its folder's name contains "broken"; as a worker it is ready,
-says that every label is joined, and ends at one for the request "fatal".
+As a frontend or a worker it calls a version ready, or failed where its folder's name contains "broken"; it takes and
+gives the tensor x, or y where its folder's name contains "other". As a worker it says that every label is joined, and
+ends at one for the request "fatal".
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from gnomon_server.wire.channel import Channel, open_child
 from gnomon_server.wire.counts import CallCount, FeedCount
@@ -16,6 +18,7 @@ from gnomon_server.wire.histogram import CALL_BOUNDS, Histogram
 from gnomon_server.wire.labels import Labelled, Labels
 from gnomon_server.wire.messages import Drained, FrontendAck, FrontendReport, ToChild, VersionState, WorkerAck
 from gnomon_server.wire.plans import Drain, FrontendPlan, ReportNow, ShadowFeed, VersionRef, WorkerPlan
+from gnomon_server.wire.signatures import Tensor, Tensors
 
 NAME = "child_program"
 
@@ -59,7 +62,10 @@ def state(ref: VersionRef) -> VersionState:
     """Returns how a version stands: ready, with a digest, unless its folder says that it is broken."""
     if "broken" in ref.folder:
         return VersionState(ref.model, ref.version, "failed", "it is broken")
-    return VersionState(ref.model, ref.version, "ready", digest=f"sha256:{ref.version}")
+    tensors = (Tensor("y" if "other" in Path(ref.folder).parts[1] else "x", "FP32", (-1, 3)),)
+    return VersionState(
+        ref.model, ref.version, "ready", digest=f"sha256:{ref.version}", signature=Tensors(tensors, tensors)
+    )
 
 
 def fed(feed: ShadowFeed, primary: int) -> FeedCount:

@@ -57,15 +57,17 @@ class Shelf:
 
     here: set[tuple[str, int]] = field(default_factory=set)
     broken: set[tuple[str, int]] = field(default_factory=set)
+    # With other tensors.
+    other: set[tuple[str, int]] = field(default_factory=set)
     error: GnomonError | None = None
 
     def versions(self) -> frozenset[VersionRef]:
         if self.error is not None:
             raise self.error
-        return frozenset(
-            VersionRef(model, version, f"/{'broken' if (model, version) in self.broken else model}/{version}")
-            for model, version in self.here
-        )
+        return frozenset(VersionRef(*key, f"/{self._kind(key)}/{key[1]}") for key in self.here)
+
+    def _kind(self, key: tuple[str, int]) -> str:
+        return "broken" if key in self.broken else "other" if key in self.other else "fine"
 
 
 @dataclass

@@ -88,6 +88,16 @@ def zipped(**labels: list[int] | list[str]) -> onnx.GraphProto:
     )
 
 
+def renamed(graph: onnx.GraphProto, **names: str) -> onnx.GraphProto:
+    """The graph with other names for some of its tensors."""
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(name, name) for name in ends]
+    return graph
+
+
 def raising() -> onnx.GraphProto:
     """y = x for rows whose first number is 0; any other row indexes past the end, which fails at run time."""
     constants = [numpy_helper.from_array(np.zeros((1, 3), np.float32), "table")]

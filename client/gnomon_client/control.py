@@ -89,12 +89,15 @@ class Control:
         off: bool = False,
         reason: str = "",
         *,
+        force: bool = False,
         timeout: float | None = None,
     ) -> pb.RouteChange:
-        """Mirrors a share of a model's requests, in (0, 1], to a version; `off` ends it."""
-        request = pb.SetShadowRequest(
-            model=model, version=version, sample=0.0 if off else sample, off=off, actor=self.actor, reason=reason
-        )
+        """Mirrors a share of a model's requests, in (0, 1], to a version; `off` ends it.
+
+        `force` makes one a shadow whose signature is not the primary's, so that no request of it can be compared.
+        """
+        request = pb.SetShadowRequest(model=model, version=version, sample=0.0 if off else sample, off=off, force=force)
+        request.actor, request.reason = self.actor, reason
         return self._change("SetShadow", request, pb.RouteChange, timeout)
 
     def canary(
@@ -139,7 +142,7 @@ class Control:
 
         `canary` is the version that answers a share of the requests, and that share; without it there is none.
         Refused if the route has not the generation that the caller looked at; `force` is about the verdict, as for
-        `promote`.
+        `promote`, and about signatures, as for `shadow`.
         """
         request = pb.ApplyRouteRequest(
             model=model,

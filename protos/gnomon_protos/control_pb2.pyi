@@ -1105,6 +1105,7 @@ class SetShadowRequest(_message.Message):
     OFF_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     sample: _builtins.float
@@ -1112,6 +1113,8 @@ class SetShadowRequest(_message.Message):
     off: _builtins.bool
     actor: _builtins.str
     reason: _builtins.str
+    force: _builtins.bool
+    """Also where its signature is not the primary's and no alignment is declared: its requests are not comparable."""
     def __init__(
         self,
         *,
@@ -1121,10 +1124,11 @@ class SetShadowRequest(_message.Message):
         off: _builtins.bool = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "model", b"model", "off", b"off", "reason", b"reason", "sample", b"sample", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "force", b"force", "model", b"model", "off", b"off", "reason", b"reason", "sample", b"sample", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import isfinite
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -118,6 +119,19 @@ class OutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     costs: dict[Flip, float] = {}
 
 
+class UnitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The unit of a version's tensor: its number is the primary's times a factor, plus an offset."""
+
+    # Kilometres in a mile, where the version takes kilometres and the primary miles.
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.factor and isfinite(self.factor) and isfinite(self.offset)):
+            received = f"factor {self.factor:g}, offset {self.offset:g}"
+            raise ValueError(f"expected a finite offset and a finite factor other than 0, received {received}")
+
+
 class AlignSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a version whose tensors are others than its primary's is asked and compared, as a shadow."""
 
@@ -128,6 +142,8 @@ class AlignSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constants: dict[str, bool | int | float | str] = {}
     # The primary's order of classes, by the primary's name of the output.
     classes: dict[str, tuple[str, ...]] = {}
+    # By the primary's name of the input or output; floats only.
+    units: dict[str, UnitSettings] = {}
 
 
 class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,8 +41,8 @@ costs = { "deny -> ask" = 2, "ask -> approve" = 50 }
 """
 
 
-def gnomon(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GNOMON, *arguments], capture_output=True, text=True, timeout=60, check=True)
+def gnomon(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GNOMON, *arguments], capture_output=True, text=True, timeout=60, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,25 @@ def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Co
     assert [one["trace_id"] for one in found] == [request.trace_id for request in requests[:3]]
     assert gnomon("divergent", "loan", "--control", server.control_address).stdout.count("withheld") > 0
     assert "where they differ" in gnomon("report", "steps", "--control", server.control_address).stdout
+
+
+def test_a_version_with_tensors_that_are_not_declared_is_refused_with_what_differs(
+    server: ServerProcess, control: Control
+) -> None:
+    where = ("--control", server.control_address)
+    folder = server.repository
+    models.write(folder, "steps", 9, models.added())
+    eventually(lambda: any("does not fit version 1" in v.reason for v in control.models("steps").models[0].versions))
+    control.shadow("steps", 9, off=True)
+    refused = gnomon("shadow", "steps", "9", *where, check=False)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    for part in ("input 'x': expected FP32 [-1, 3], received none", "input 'b': expected none", "align.9"):
+        assert part in refused.stderr
+    assert gnomon("shadow", "steps", "9", "--force", *where).returncode == 0
+    newest = control.audit("steps", 1).entries[0]
+    assert (newest.action, newest.version, newest.forced) == ("shadow", 9, True)
+    control.shadow("steps", 9, off=True)
 
 
 def test_a_version_with_other_tensors_is_compared_as_declared(server: ServerProcess, control: Control) -> None:

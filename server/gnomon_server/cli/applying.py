@@ -56,7 +56,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("file", type=Path, help="YAML: models, and for each primary, canary, shadows, generation")
     parser.add_argument("--diff", action="store_true", help="only show what would change; exit 1 if anything would")
-    parser.add_argument("--force", action="store_true", help="without a favourable verdict; needs --reason")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="without a favourable verdict, which needs --reason; with a shadow that does not fit",
+    )
     parser.add_argument("--reason", default="", help="why, for the audit")
     add_json(parser)
     add_control(parser)

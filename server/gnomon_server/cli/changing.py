@@ -64,14 +64,17 @@ def add_parser(subparsers: Any) -> None:
     shadow.add_argument("--off", action="store_true", help="end the mirroring")
     canary.add_argument("--weight", type=float, metavar="PERCENT", help="of the requests, in (0, 100]")
     canary.add_argument("--off", action="store_true", help="have the primary answer every request again")
+    shadow.add_argument(
+        "--force", action="store_true", help="also if its signature does not fit: requests count as not comparable"
+    )
     promote.add_argument("--force", action="store_true", help="without a favourable verdict; needs --reason")
 
 
 def run_shadow(arguments: argparse.Namespace) -> int:
     """Mirrors requests to a version, or stops it."""
-    model, version, reason = arguments.model, arguments.version, arguments.reason
+    sample, off, force = arguments.sample, arguments.off, arguments.force
     with control(arguments) as server:
-        change = server.shadow(model, version, sample=arguments.sample, off=arguments.off, reason=reason)
+        change = server.shadow(arguments.model, arguments.version, sample, off, arguments.reason, force=force)
     return _show(change, arguments)
 
 

@@ -21,7 +21,7 @@ from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.wire.record import Record
 
 if TYPE_CHECKING:
-    from gnomon_server.models.servable import Servable
+    from gnomon_server.shadow.trial import Shadow
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _checked(array: Array, spec: TensorSpec, batched: bool) -> Array:
     return tensors.to_text(tensors.from_raw(spec.datatype, array.shape, tensors.to_raw(array)))
 
 
-def run(version: Servable, data: Dataset) -> tuple[dict[str, Array], Array]:
+def run(version: Shadow, data: Dataset) -> tuple[dict[str, Array], Array]:
     """Returns the outputs of a version, a row for every row that it answers, and which rows those are, bool[B].
 
     No row comes back where none is answered.
@@ -119,14 +119,14 @@ def run(version: Servable, data: Dataset) -> tuple[dict[str, Array], Array]:
     return {name: np.concatenate([one[name] for one in whole]) for name in (whole[0] if whole else ())}, answered
 
 
-def _run(version: Servable, data: Dataset, together: bool) -> dict[str, Array]:
+def _run(version: Shadow, data: Dataset, together: bool) -> dict[str, Array]:
     names = version.signature.output_names
     inputs = data.inputs if together else {name: array[0] for name, array in data.inputs.items()}
     outputs = version.run(inputs, names)
     return dict(zip(names, outputs if together else [array[np.newaxis] for array in outputs], strict=True))
 
 
-def answered(version: Servable, data: Dataset) -> tuple[list[Record], int]:
+def answered(version: Shadow, data: Dataset) -> tuple[list[Record], int]:
     """Returns each row as a request that a version answered, and how many rows it failed on."""
     start = time.time_ns()
     outputs, found = run(version, data)
@@ -136,7 +136,7 @@ def answered(version: Servable, data: Dataset) -> tuple[list[Record], int]:
     return records, len(data) - len(rows)
 
 
-def _record(version: Servable, data: Dataset, outputs: Mapping[str, Array], took_ns: int) -> Record:
+def _record(version: Shadow, data: Dataset, outputs: Mapping[str, Array], took_ns: int) -> Record:
     signature, end = version.signature, time.time_ns()
     request = pb.ModelInferRequest(model_name=version.model)
     response = pb.ModelInferResponse(model_name=version.model, model_version=str(version.version))

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gnomon_server.cli.screen import add_command, add_json, console, say_json
-from gnomon_server.errors import InvalidRequest, NotFound
+from gnomon_server.errors import InvalidRequest, NotFound, Refused
 
 if TYPE_CHECKING:
     from gnomon_protos import control_pb2
     from gnomon_protos.tensors import Array
     from gnomon_server.cli.dataset import Dataset
-    from gnomon_server.models.servable import Servable
     from gnomon_server.settings import Policy, Settings
     from gnomon_server.shadow.digests import Seen
     from gnomon_server.shadow.feedback import Feedback
+    from gnomon_server.shadow.trial import Shadow
     from gnomon_server.wire.plans import VersionRef
     from gnomon_server.wire.tallies import MetricCounts
 
@@ -64,9 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     from gnomon_server import config
     from gnomon_server.cli import junit, offline, tables
     from gnomon_server.control.verdict import PROMOTE
+    from gnomon_server.shadow.alignment import aligned
 
     settings = config.load({"repository": arguments.repository}, arguments.config)
-    shadow = offline.load(settings, arguments.model, arguments.version)
+    loaded = offline.load(settings, arguments.model, arguments.version)
+    shadow = aligned(loaded, settings.model(arguments.model).compare.align)
     report = (_on_recording if _is_recording(arguments.data) else _on_rows)(arguments, settings, shadow)
     if arguments.junit is not None:
         _write(arguments.junit, junit.of(report))
@@ -83,7 +85,7 @@ def _is_recording(data: Path) -> bool:
     return data.is_dir() or data.suffix == SUFFIX
 
 
-def _on_recording(arguments: argparse.Namespace, settings: Settings, shadow: Servable) -> control_pb2.Report:
+def _on_recording(arguments: argparse.Namespace, settings: Settings, shadow: Shadow) -> control_pb2.Report:
     """Tries a version on the requests of a recording, beside the answers of then."""
     from gnomon_server.cli import offline
     from gnomon_server.shadow.recording import segments
@@ -129,7 +131,7 @@ def _before(version: int, found: Mapping[int, VersionRef]) -> int:
     return max(earlier)
 
 
-def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable) -> control_pb2.Report:
+def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Shadow) -> control_pb2.Report:
     """Tries a version on the rows of a file, beside the primary."""
     import msgspec
 
@@ -143,6 +145,7 @@ def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable
     if arguments.feedback is not None:
         raise InvalidRequest("--feedback: expected a recording as --data; the rows of a data set have no ids: --labels")
     primary = offline.load(settings, shadow.model, before)
+    _check_fit(primary, shadow)
     data = dataset.read(arguments.data, arguments.labels, primary.model, primary.signature)
     # Rows of a data set are independent of each other, and all there at once.
     policy: Policy = offline.policy_of(settings, primary.model, block=1)
@@ -169,10 +172,21 @@ def _on_rows(arguments: argparse.Namespace, settings: Settings, shadow: Servable
     return report
 
 
+def _check_fit(primary: Shadow, shadow: Shadow) -> None:
+    from gnomon_server.models.fit import described, differences
+
+    found = differences(described(primary.signature), described(shadow.signature))
+    if found:
+        raise Refused(
+            f"model '{shadow.model}' version '{shadow.version}' does not fit version '{primary.version}' (declare how "
+            f"they correspond in [models.{shadow.model}.compare.align.{shadow.version}]): {'; '.join(found)}"
+        )
+
+
 class _Losses:
     """How much more often the version is wrong than the primary, over the rows that both were asked."""
 
-    def __init__(self, primary: Servable, shadow: Servable, policy: Policy) -> None:
+    def __init__(self, primary: Shadow, shadow: Shadow, policy: Policy) -> None:
         from gnomon_server.shadow.digests import Seen
         from gnomon_server.statistics.knots import SYM64
 
@@ -201,7 +215,7 @@ class _Losses:
         return MetricCounts(LOSS, counts, counts)
 
 
-def _wrong(version: Servable, data: Dataset) -> tuple[Array, Array]:
+def _wrong(version: Shadow, data: Dataset) -> tuple[Array, Array]:
     """Returns which rows a version answers, and on which of all rows it is wrong or has no answer; bool[B] each."""
     from gnomon_server.cli import dataset
 
@@ -216,7 +230,7 @@ def _wrong(version: Servable, data: Dataset) -> tuple[Array, Array]:
     return answered, wrong
 
 
-def _label_of(version: Servable) -> str:
+def _label_of(version: Shadow) -> str:
     from gnomon_server.shadow.choice import choose
 
     chosen = choose(version.signature, version.comparisons)

@@ -83,7 +83,7 @@ def replay(onto: Replay, paths: Sequence[Path]) -> int:
     return cut
 
 
-def feedback(settings: Settings, shadow: Servable, policy: Policy) -> Feedback:
+def feedback(settings: Settings, shadow: Shadow, policy: Policy) -> Feedback:
     """Returns what joins labels to all requests of a recording; raises InvalidRequest or LoadError."""
     import sys
 

@@ -21,9 +21,11 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.tables import SERVER
 from gnomon_server.errors import GnomonError, NotFound, NotReady, Refused, quoted
+from gnomon_server.models import fit
 from gnomon_server.models.lifecycle import FAILED, READY
 from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.telemetry.conventions import PROMOTION, ROLLBACK, SWITCHES
+from gnomon_server.wire.messages import VersionState
 from gnomon_server.wire.plans import VersionRef
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,23 @@ class Desired:
     def digest(self, model: str, version: int) -> str:
         """Returns the digest of a version, empty before it was ever loaded."""
         return self._fleet.state(model, version).digest or self._digests.get((model, version), "")
+
+    def explained(self, state: VersionState) -> VersionState:
+        """Returns how a version stands; of a shadow that does not fit its primary, the reason says in what."""
+        route = self.routes.get(state.model)
+        if route is None or state.version not in route.shadows or state.reason:
+            return state
+        found = self.differences(route, state.version)
+        if not found:
+            return state
+        reason = f"does not fit version {route.primary}, its requests are not_comparable: {'; '.join(found)}"
+        return msgspec.structs.replace(state, reason=reason)
+
+    def differences(self, route: Route, shadow: int) -> Sequence[str]:
+        """Returns in what a version differs from the primary of a route; nothing while one of them is not loaded."""
+        expected = self._fleet.frontend_state(route.model, route.primary).signature
+        received = self._fleet.state(route.model, shadow).signature
+        return fit.differences(expected, received) if expected is not None and received is not None else ()
 
     def wish(self) -> None:
         """Has the fleet begin to make the routes true."""

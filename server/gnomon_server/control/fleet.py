@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from itertools import count
 from pathlib import Path
@@ -62,6 +64,8 @@ class Fleet:
         self._routes: Mapping[str, Route] = {}
         self._refs: Mapping[Key, VersionRef] = {}
         self._warm: frozenset[Key] = frozenset()
+        # Loaded in a worker that nothing is mirrored to, and for how many who look at them.
+        self._tried: Counter[Key] = Counter()
         self.guarding = Guarding(settings.guard, self)
         self._factors: Mapping[str, float] = {}
         self._plan = FrontendPlan(0, ())
@@ -184,6 +188,28 @@ class Fleet:
             return VersionState(model, version, LOADING)
         return states[0]
 
+    @asynccontextmanager
+    async def tried(self, key: Key, seconds: float) -> AsyncIterator[VersionState]:
+        """Has a version loaded as a shadow is, and gives how it stands; within the block it stays so.
+
+        Where that takes too long, or its worker dies, it is still "loading".
+        """
+        self._tried[key] += 1
+        self._adjust_workers()
+        try:
+            with suppress(TimeoutError):
+                async with self._heard_of, asyncio.timeout(seconds):
+                    await self._heard_of.wait_for(lambda: self._said(key))
+            yield self.state(*key)
+        finally:
+            self._tried[key] -= 1
+            self._adjust_workers()
+
+    def _said(self, key: Key) -> bool:
+        """Whether a worker has said what becomes of its version, or will not."""
+        worker = self._workers.get(key)
+        return worker is None or worker.state.state != LOADING or bool(worker.state.reason)
+
     async def label(self, model: str, version: int, labels: Sequence[Label]) -> Labelled:
         """Has a shadow join labels to the requests that it answered; raises NotReady."""
         worker = self._workers.get((model, version))
@@ -253,12 +279,8 @@ class Fleet:
         return self._plan.generation
 
     def _adjust_workers(self) -> None:
-        wanted = {
-            (route.model, version)
-            for route in self._routes.values()
-            for version in route.shadows
-            if (route.model, version) in self._refs
-        }
+        wanted = {(route.model, version) for route in self._routes.values() for version in route.shadows}
+        wanted = {key for key in wanted | (+self._tried).keys() if key in self._refs}
         for key in wanted - self._workers.keys():
             worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self)
             self._workers[key] = worker
@@ -313,6 +335,7 @@ class Fleet:
         """Takes what a shadow worker says."""
         if isinstance(message, WorkerAck):
             self._replan()
+            self._notify()
         elif isinstance(message, WorkerReport):
             self._ledger.worker_reported(message)
             self.differences.worker_reported(message)
@@ -321,6 +344,7 @@ class Fleet:
     def worker_ended(self, epoch: str) -> None:
         """Takes that a life of a shadow worker is over, after its last message."""
         self._ledger.epoch_ended(epoch)
+        self._notify()
 
     async def _answer(self, frontend: Child, answering: Awaitable[Answer]) -> None:
         life = frontend.life

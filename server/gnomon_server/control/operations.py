@@ -18,6 +18,7 @@ from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison, Pair
 from gnomon_server.control.desired import Change, Desired, Request
 from gnomon_server.control.evidence import Evidence
+from gnomon_server.control.fitting import Fitting
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.following import Following
 from gnomon_server.control.grounds import Grounds
@@ -30,6 +31,7 @@ from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
 from gnomon_server.settings import Policy, Settings
 from gnomon_server.wire.labels import Label, Labelled
+from gnomon_server.wire.messages import VersionState
 
 # Between looks at what another server decides, before this one serves.
 JOIN_SECONDS: Final = 0.1
@@ -60,6 +62,7 @@ class Operations:
         self._lock = asyncio.Lock()
         self._desired = Desired(store, fleet)
         self._following = Following(store, self._desired)
+        self._fitting = Fitting(fleet, self._desired)
         self._grounds = Grounds(settings, store, self._desired)
 
     @property
@@ -89,6 +92,10 @@ class Operations:
     def route(self, model: str) -> Route:
         """Returns the route of a model; raises NotFound."""
         return self._desired.route(model)
+
+    def standing(self, model: str, version: int) -> VersionState:
+        """Returns how a version stands; of a shadow that does not fit its primary, the reason says in what."""
+        return self._desired.explained(self._fleet.standing(model, version))
 
     async def remember_digests(self) -> None:
         """Stores the digest of every version that is ready, so that it can never change unseen."""
@@ -120,14 +127,21 @@ class Operations:
                 return
             await asyncio.sleep(JOIN_SECONDS)
 
-    async def shadow(self, request: Request, version: int, sample: float) -> Change:
-        """Mirrors a share of the model's requests to a version."""
+    async def shadow(self, request: Request, version: int, sample: float, force: bool = False) -> Change:
+        """Mirrors a share of the model's requests to a version.
+
+        Raises Refused, unless forced, where its signature is not its primary's and nothing is declared about that.
+        """
         async with self._current():
+            self._desired.check_known(request.model, version)
+            self._desired.changeable(request.model).shadowed(version, sample)
+        async with self._fitting.tried(request.model, [version]), self._current():
             before = self._desired.changeable(request.model)
             self._desired.check_known(request.model, version)
             after = before.shadowed(version, sample)
+            forced = self._fitting.check(after, [version], force)
             return await self._desired.switch(
-                before, after, AuditEntry(request.actor, "shadow", version, request.reason)
+                before, after, AuditEntry(request.actor, "shadow", version, request.reason, forced)
             )
 
     async def unshadow(self, request: Request, version: int) -> Change:
@@ -189,28 +203,36 @@ class Operations:
     async def apply(self, request: Request, wanted: Assignment, force: bool) -> Change:
         """Gives a model the roles that are wanted, in one change, or in none where it has them.
 
-        Raises Refused where the route was changed since it was looked at, and as `promote` where the primary changes.
+        Raises Refused where the route was changed since it was looked at, as `promote` where the primary changes, and
+        as `shadow` where a version becomes a shadow.
         """
         async with self._current():
-            before = self._desired.changeable(request.model)
-            if before.generation != wanted.generation:
-                raise Refused(
-                    f"model '{request.model}': the route was changed meanwhile: expected generation "
-                    f"{wanted.generation}, found {before.generation}; look again and repeat the change"
-                )
-            canary = {wanted.canary} - {0}
-            self._desired.check_known(request.model, wanted.primary, *wanted.shadows, *canary)
-            after = before.assigned(wanted.primary, wanted.shadows, wanted.canary, wanted.weight)
+            before, after = self._assigned(request, wanted)
+        new = after.shadows.keys() - before.shadows.keys()
+        async with self._fitting.tried(request.model, new), self._current():
+            before, after = self._assigned(request, wanted)
             if after == before:
                 return Change(before, before)
             if after.primary != before.primary:
                 return await self._promote(request, before, after, force)
-            if canary:
+            forced = self._fitting.check(after, new, force)
+            if wanted.canary:
                 self._check_judgement(before, after.canary)
                 await self._desired.warm(request.model, after.primary, canary=after.canary)
             return await self._desired.switch(
-                before, after, AuditEntry(request.actor, "apply", after.primary, request.reason)
+                before, after, AuditEntry(request.actor, "apply", after.primary, request.reason, forced)
             )
+
+    def _assigned(self, request: Request, wanted: Assignment) -> tuple[Route, Route]:
+        """Returns the route before and after an assignment; raises Refused if it was changed since it was looked at."""
+        before = self._desired.changeable(request.model)
+        if before.generation != wanted.generation:
+            raise Refused(
+                f"model '{request.model}': the route was changed meanwhile: expected generation "
+                f"{wanted.generation}, found {before.generation}; look again and repeat the change"
+            )
+        self._desired.check_known(request.model, wanted.primary, *wanted.shadows, *({wanted.canary} - {0}))
+        return before, before.assigned(wanted.primary, wanted.shadows, wanted.canary, wanted.weight)
 
     async def approve(self, model: str, version: int, envelope: str, reason: str) -> AuditRecord:
         """Keeps the approval of a promotion."""
@@ -247,7 +269,10 @@ class Operations:
         route, pair = self.route(model), comparison.pair
         policy, now = self._settings.policy_of(model), datetime.now(UTC)
         evidence = labels.judged(comparison.evidence, comparison.labels, policy, now)
-        states = (self._fleet.state(model, pair.primary), self._fleet.state(model, pair.shadow))
+        states = (
+            self._fleet.state(model, pair.primary),
+            self._desired.explained(self._fleet.state(model, pair.shadow)),
+        )
         found = reports.report(comparison, route, policy, self._judge(comparison, evidence, policy), states)
         found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
         segments = self._fleet.differences.segments(pair)
@@ -330,6 +355,12 @@ class Operations:
         report = self.report(request.model, version) if version in before.shadows else None
         approvals = await self._grounds.check(request, before, version, report, force)
         await self._desired.warm(request.model, version, canary=after.canary)
+        try:
+            # By now it is known what the new primary takes and gives.
+            self._fitting.check(after, after.shadows.keys() - before.shadows.keys(), force)
+        except Refused:
+            self._desired.wish()
+            raise
         report = self.report(request.model, version) if report is not None else None
         entry = self._grounds.entry(request, before, version, report, approvals, force)
         return replace(await self._desired.switch(before, after, entry), evidence=report)

@@ -86,7 +86,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Starts, changes or ends the mirroring of a model's requests to a version."""
         if request.off:
             return _change(await self._operations.unshadow(_request(request), request.version))
-        return _change(await self._operations.shadow(_request(request), request.version, request.sample))
+        return _change(await self._operations.shadow(_request(request), request.version, request.sample, request.force))
 
     @_mapped
     async def SetCanary(self, request: control_pb2.SetCanaryRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
@@ -203,7 +203,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
 
     def _version(self, route: Route, version: int) -> control_pb2.VersionStatus:
-        state = self._fleet.standing(route.model, version)
+        state = self._operations.standing(route.model, version)
         counts = [c for c in self._fleet.counts.inferences if (c.model, c.version) == (route.model, version)]
         requests = sum(sum(count.durations.counts) for count in counts)
         failures = sum(sum(count.durations.counts) for count in counts if count.error)

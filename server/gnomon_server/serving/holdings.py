@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from gnomon_server.errors import LoadError
 from gnomon_server.models import lifecycle
+from gnomon_server.models.fit import described
 from gnomon_server.models.servable import Servable
 from gnomon_server.wire.messages import VersionState
 from gnomon_server.wire.plans import VersionRef
+from gnomon_server.wire.signatures import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ class Holdings:
         self._states: dict[VersionRef, str] = {}
         self._servables: dict[VersionRef, Servable] = {}
         self._reasons: dict[VersionRef, str] = {}
+        self._signatures: dict[VersionRef, Tensors] = {}
 
     async def wish(self, refs: frozenset[VersionRef]) -> None:
         """Loads, one after the other and on a thread, every version that is wished and not there."""
@@ -39,6 +42,7 @@ class Holdings:
             self._states[ref] = lifecycle.after(self._states[ref], "unload")
             self._servables.pop(ref, None)
             self._reasons.pop(ref, None)
+            self._signatures.pop(ref, None)
             del self._states[ref]
 
     def get(self, ref: VersionRef) -> Servable | None:
@@ -55,6 +59,7 @@ class Holdings:
                 reason=self._reasons.get(ref, ""),
                 digest=self._servables[ref].digest if ref in self._servables else "",
                 tensors=self._servables[ref].signature.text if ref in self._servables else "",
+                signature=self._signatures.get(ref),
             )
             for ref, state in self._states.items()
         )
@@ -73,6 +78,7 @@ class Holdings:
         else:
             self._states[ref] = lifecycle.after(self._states[ref], "loaded")
             self._servables[ref] = loaded
+            self._signatures[ref] = described(loaded.signature)
 
     def _failed(self, ref: VersionRef, reason: str) -> None:
         self._states[ref] = lifecycle.after(self._states[ref], "load_failed")

@@ -1,10 +1,10 @@
-"""Alignment: a shadow with other names, other inputs or another order of classes, in its primary's terms."""
+"""Alignment: a shadow with other names, inputs, units or another order of classes, in its primary's terms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,11 @@ from gnomon_protos.tensors import FIXED, Array
 from gnomon_server.errors import LoadError
 from gnomon_server.models.manifest import Comparison
 from gnomon_server.models.signature import Signature, TensorSpec
-from gnomon_server.settings import AlignSettings
+from gnomon_server.settings import AlignSettings, UnitSettings
 from gnomon_server.shadow.trial import Shadow
+
+# Of inputs and outputs that have a unit.
+CONVERTIBLE: Final = ("FP16", "FP32", "FP64")
 
 
 class Aligned:
@@ -38,6 +41,8 @@ class Aligned:
         self.model, self.version, self.digest = shadow.model, shadow.version, shadow.digest
         self.coalescable = shadow.coalescable
         self.signature = self._presented(shadow.signature, declared)
+        _check_units(self.signature, declared.units)
+        self._units = declared.units
         self.comparisons: tuple[Comparison, ...] = tuple(map(self._renamed, shadow.comparisons))
 
     @property
@@ -48,14 +53,23 @@ class Aligned:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Returns the outputs, by the primary's names, for inputs by the primary's names; raises as the shadow does."""
         rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
-        asked = {self._inputs.get(name, name): array for name, array in inputs.items()}
+        asked = {self._inputs.get(name, name): self._converted(name, array) for name, array in inputs.items()}
         for name, (value, free) in self._constants.items():
             asked[name] = np.repeat(value, rows, axis=0) if free else value
         answers = self._shadow.run(asked, [self._outputs.get(name, name) for name in outputs])
         return [
-            answer[:, self._columns[name]] if name in self._columns else answer
+            self._converted_back(name, answer[:, self._columns[name]] if name in self._columns else answer)
             for name, answer in zip(outputs, answers, strict=True)
         ]
+
+    def _converted(self, name: str, array: Array) -> Array:
+        """Returns an input in the version's unit, computed in FP64 and rounded once, to the input's datatype."""
+        unit = self._units.get(name)
+        return array if unit is None else (array.astype(np.float64) * unit.factor + unit.offset).astype(array.dtype)
+
+    def _converted_back(self, name: str, array: Array) -> Array:
+        unit = self._units.get(name)
+        return array if unit is None else ((array.astype(np.float64) - unit.offset) / unit.factor).astype(array.dtype)
 
     def _presented(self, own: Signature, declared: AlignSettings) -> Signature:
         inputs, outputs = _turned(declared.inputs), _turned(declared.outputs)
@@ -96,6 +110,21 @@ def _check(own: Signature, declared: AlignSettings) -> None:
         has = classes.get(declared.outputs.get(name, name), ())
         if sorted(has) != sorted(wanted):
             wrong.append(f"classes of output {name!r}: the version has {list(has)}, declared are {list(wanted)}")
+    if wrong:
+        raise LoadError(f"alignment: {'; '.join(wrong)}")
+
+
+def _check_units(presented: Signature, units: Mapping[str, UnitSettings]) -> None:
+    """Raises LoadError for units of what is no tensor of floats: a whole number would be rounded to another one."""
+    inputs, outputs = ({spec.name: spec for spec in part} for part in (presented.inputs, presented.outputs))
+    unknown = sorted(units.keys() - inputs.keys() - outputs.keys())
+    wrong = [f"units: no input or output '{name}', but {[*inputs, *outputs]}" for name in unknown]
+    for name in sorted(units.keys() & (inputs.keys() | outputs.keys())):
+        spec = inputs.get(name) or outputs[name]
+        if name in inputs and name in outputs:
+            wrong.append(f"units of {name!r}: it is an input and an output: expected one of them to be renamed")
+        elif spec.datatype not in CONVERTIBLE:
+            wrong.append(f"units of {name!r}: expected {', '.join(CONVERTIBLE)}, received {spec.datatype}")
     if wrong:
         raise LoadError(f"alignment: {'; '.join(wrong)}")
 

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from gnomon_protos import inference_pb2 as pb
+from gnomon_server.models.fit import kind_of
 from gnomon_server.models.signature import Signature, TensorSpec
 from gnomon_server.shadow.outline import Outline
 
@@ -132,15 +133,9 @@ def _outputs_differ(received: tuple[Tensor, ...], specs: Iterable[TensorSpec]) -
             return f"output {tensor.name!r} is unknown to the shadow"
         # The sizes are left to the comparison: a shadow that answers with other ones diverges.
         other_rank = spec.ranked and len(tensor.shape) != len(spec.shape)
-        if _kind(tensor.datatype) != _kind(spec.datatype) or other_rank:
+        if kind_of(tensor.datatype) != kind_of(spec.datatype) or other_rank:
             return f"output {tensor.name!r}: the shadow gives {_shown(spec)}, the primary {_shown(tensor)}"
     return "" if received else "the primary gave no output"
-
-
-def _kind(datatype: str) -> str:
-    if datatype == "BF16":
-        return "FP"
-    return datatype.removeprefix("U").rstrip("0123456789") if datatype != "BYTES" else datatype
 
 
 def _group(layout: Layout) -> Hashable:

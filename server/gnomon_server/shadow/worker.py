@@ -7,9 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from gnomon_server.errors import LoadError
+from gnomon_server.models.fit import described
 from gnomon_server.settings import CompareSettings, FeedbackSettings, MirrorSettings
 from gnomon_server.shadow.alignment import aligned
 from gnomon_server.shadow.memory import Bound, private
@@ -106,7 +107,7 @@ class Worker:
             return
         self._pipeline = pipeline
         self._running = tasks.create_task(pipeline.run())
-        self._acknowledge(plan, "ready", digest=shadow.digest)
+        self._acknowledge(plan, "ready", shadow=shadow)
         self._repeat_on(self._wished, tasks)
         await self._report(plan, pipeline, shadow)
 
@@ -165,7 +166,7 @@ class Worker:
                 last, said = report, now
             if (found := shadow.trouble or pipeline.trouble) != trouble:
                 trouble = found
-                self._acknowledge(plan, "ready", trouble, shadow.digest)
+                self._acknowledge(plan, "ready", trouble, shadow)
             if self._bound.reached:
                 await self._channel.flush()
                 raise MemoryError(f"{private():,} bytes of private memory are nearly all that the worker may take")
@@ -178,6 +179,9 @@ class Worker:
         self._channel.send(Drained())
         await self._channel.flush()
 
-    def _acknowledge(self, plan: WorkerPlan, state: str, reason: str = "", digest: str = "") -> None:
+    def _acknowledge(self, plan: WorkerPlan, state: str, reason: str = "", shadow: Shadow | None = None) -> None:
         version = plan.version
-        self._channel.send(WorkerAck(VersionState(version.model, version.version, state, reason, digest)))
+        known: dict[str, Any] = (
+            {} if shadow is None else {"digest": shadow.digest, "signature": described(shadow.signature)}
+        )
+        self._channel.send(WorkerAck(VersionState(version.model, version.version, state, reason, **known)))

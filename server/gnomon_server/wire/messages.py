@@ -10,6 +10,7 @@ from gnomon_server.wire.counts import CallCount, FeedCount, InferenceCount, Sour
 from gnomon_server.wire.labels import Labelled, Labels, PairLabels
 from gnomon_server.wire.plans import Drain, FrontendPlan, Message, Regions, ReportNow, WorkerPlan
 from gnomon_server.wire.questions import Answer, Question
+from gnomon_server.wire.signatures import Tensors
 from gnomon_server.wire.tallies import KeptRequest, PairTally, SegmentSearch
 from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
@@ -29,6 +30,8 @@ class VersionState(msgspec.Struct, frozen=True):
     digest: str = ""
     # Of a frontend's version: what goes in and comes out, as one line.
     tensors: str = ""
+    # What it takes and gives, once it is loaded.
+    signature: Tensors | None = None
 
 
 class FrontendAck(Message, frozen=True, tag="frontend_ack"):

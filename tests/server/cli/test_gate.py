@@ -321,3 +321,30 @@ def test_a_segment_that_fails_fails_the_gate_and_one_that_cannot_be_is_said(
     config.write_text(POLICY + segment.format("y > 0"))
     assert gate(repository, 2, data) == 2
     assert "expected one of the inputs ['x'], received 'y'" in capsys.readouterr().err
+
+
+def test_a_version_with_other_tensors_is_tried_as_it_is_declared(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = saved(repository.parent, rows())
+    models.write(repository, "m", 4, models.renamed(models.classifier(0.0), x="z", probabilities="scores"))
+    assert gate(repository, 4, data, "--primary", "1") == 2
+    error = capsys.readouterr().err
+    for part in (
+        "[models.m.compare.align.4]",
+        "input 'x': expected FP32 [-1, 3], received none",
+        "output 'probabilities'",
+    ):
+        assert part in error
+    config = repository.parent / "gnomon.toml"
+    align = '[models.m.compare.align.4]\ninputs = { x = "z" }\noutputs = { probabilities = "scores" }\n'
+    config.write_text(f"{POLICY}\n{align}")
+    assert gate(repository, 4, data, "--primary", "1", "--json") == 0
+    report = reported(capsys)
+    assert (report["outcomes"]["compared"], report["agreement"]["estimate"]) == ("600", 1.0)
+    config.write_text(f"{POLICY}\n{align}units = {{ x = {{ factor = 0 }} }}\n")
+    assert gate(repository, 4, data, "--primary", "1") == 2
+    assert (
+        "models.m.compare.align.units: expected a finite offset and a finite factor other than 0"
+        in capsys.readouterr().err
+    )

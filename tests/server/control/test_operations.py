@@ -143,6 +143,66 @@ async def test_a_version_without_a_role_has_no_verdict_to_be_promoted_on(rig: Ri
     assert (await rig.operations.promote(ME, 2, force=True)).evidence is None
 
 
+async def test_a_version_with_other_tensors_is_refused_as_a_shadow_unless_forced(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3)}
+    rig.shelf.other |= {("m", 3)}
+    await rig.operations.look()
+    await rig.settled()
+    # A new version becomes a shadow by itself, and its status says why nothing of it can be compared.
+    found = "does not fit version 1, its requests are not_comparable: input 'x': expected FP32 [-1, 3], received none"
+    assert rig.operations.standing("m", 3).reason.startswith(found)
+    assert rig.operations.report("m", 3).shadow_reason.startswith(found)
+    assert rig.operations.standing("m", 2).reason == ""
+    await rig.operations.unshadow(ME, 3)
+    before = rig.operations.routes["m"]
+    with pytest.raises(Refused) as raised:
+        await rig.operations.shadow(ME, 3, 0.5)
+    for part in (
+        "model 'm' version '3' does not fit its primary, version '1'",
+        "[models.m.compare.align.3]",
+        "input 'x': expected FP32 [-1, 3], received none",
+        "input 'y': expected none, received FP32 [-1, 3], which is required",
+        "output 'x': expected FP32 [-1, 3], received none",
+    ):
+        assert part in str(raised.value)
+    wanted = Assignment(before.generation, 1, {2: 1.0, 3: 1.0})
+    with pytest.raises(Refused, match="version '3' does not fit its primary"):
+        await rig.operations.apply(ME, wanted, force=False)
+    assert rig.operations.routes["m"] == before
+    # What was loaded to be looked at has gone again.
+    await rig.until(lambda: "shadow m/3" not in rig.fleet.pids)
+    assert (await rig.operations.apply(ME, wanted, force=True)).after.shadows == {2: 1.0, 3: 1.0}
+    assert rig.store.audit()[0].entry.forced
+    await rig.operations.unshadow(ME, 3)
+    assert (await rig.operations.shadow(ME, 3, 0.5, force=True)).after.shadows == {2: 1.0, 3: 0.5}
+    assert rig.store.audit()[0].entry.forced
+    # Force that was not needed is not held against anybody.
+    await rig.operations.shadow(ME, 2, 0.5, force=True)
+    assert not rig.store.audit()[0].entry.forced
+
+
+async def test_shadows_are_measured_by_the_primary_that_they_get(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3), ("m", 4)}
+    rig.shelf.other |= {("m", 3), ("m", 4)}
+    await rig.operations.look()
+    await rig.operations.unshadow(ME, 4)
+    route = rig.operations.routes["m"]
+    change = await rig.operations.apply(ME, Assignment(route.generation, 3, {4: 1.0}), force=True)
+    assert (change.after.primary, change.after.shadows) == (3, {4: 1.0})
+    await rig.settled()
+    assert rig.operations.standing("m", 4).reason == ""
+
+
+async def test_a_version_that_cannot_be_loaded_is_refused_as_a_shadow(rig: Rig) -> None:
+    rig.shelf.here |= {("m", 3)}
+    rig.shelf.broken |= {("m", 3)}
+    await rig.operations.look()
+    await rig.operations.unshadow(ME, 3)
+    with pytest.raises(Refused, match="version '3' cannot be loaded as a shadow"):
+        await rig.operations.shadow(ME, 3, 1.0)
+    assert (await rig.operations.shadow(ME, 3, 1.0, force=True)).after.shadows[3] == 1.0
+
+
 async def test_a_version_that_cannot_load_is_refused_and_let_go_again(rig: Rig) -> None:
     rig.shelf.here |= {("m", 3)}
     rig.shelf.broken |= {("m", 3)}
