@@ -208,6 +208,26 @@ def product(*dimensions: str | None) -> onnx.GraphProto:
     )
 
 
+def paired(limit: float, first: int, second: int, width: int = 20) -> onnx.GraphProto:
+    """y = x, and 1 more where two numbers of a row both reach a limit."""
+    return h.make_graph(
+        [
+            h.make_node("Gather", ["x", "columns"], ["both"], axis=1),
+            h.make_node("ReduceMin", ["both"], ["least"], axes=[1], keepdims=1),
+            h.make_node("GreaterOrEqual", ["least", "limit"], ["over"]),
+            h.make_node("Cast", ["over"], ["step"], to=FLOAT),
+            h.make_node("Add", ["x", "step"], ["y"]),
+        ],
+        "paired",
+        [h.make_tensor_value_info("x", FLOAT, ["batch", width])],
+        [h.make_tensor_value_info("y", FLOAT, ["batch", width])],
+        [
+            numpy_helper.from_array(np.array([first, second], np.int64), "columns"),
+            numpy_helper.from_array(np.float32(limit), "limit"),
+        ],
+    )
+
+
 def noisy(spread: float) -> onnx.GraphProto:
     """y = x + something between 1 and 1 + spread that is another one in every run."""
     return h.make_graph(

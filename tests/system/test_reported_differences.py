@@ -160,7 +160,18 @@ def test_requests_are_repeated_on_whatever_version_is_the_primary(server: Server
     assert found.excess.estimate == 1 - found.shadow_agreement
 
 
-def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Control) -> None:
+def _come_down_to_their_cause(server: ServerProcess, rows: Array, folder: Path) -> None:
+    np.save(folder / "usual.npy", rows)
+    usual, vectors = str(folder / "usual.npy"), str(folder / "vectors")
+    places = ("--control", server.control_address, "--repository", str(server.repository))
+    shrunk = gnomon("divergent", "steps", "--shrink", "--typical", usual, "--save", vectors, *places).stdout
+    assert (shrunk.count("x[0]: "), shrunk.count("x[1]"), shrunk.count("x[2]")) == (20, 0, 0)
+    gnomon("replay", vectors, "--against", "1", "--all-agree", *places[2:])
+    with pytest.raises(subprocess.CalledProcessError):
+        gnomon("replay", vectors, "--against", "2", "--all-agree", *places[2:])
+
+
+def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Control, tmp_path: Path) -> None:
     mirrored(control, "steps")
     rows = np.random.default_rng(3).uniform(0, 1, (4000, 3)).astype(np.float32)
     with server.client() as client:
@@ -189,6 +200,7 @@ def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Co
     found = json.loads(shown.stdout)
     assert [one["trace_id"] for one in found] == [request.trace_id for request in requests[:3]]
     assert gnomon("divergent", "loan", "--control", server.control_address).stdout.count("withheld") > 0
+    _come_down_to_their_cause(server, rows, tmp_path)
     assert "where they differ" in gnomon("report", "steps", "--control", server.control_address).stdout
 
 

@@ -67,7 +67,7 @@ def _text(kept: control_pb2.KeptTensor) -> str:
 
 def _values(kept: control_pb2.KeptTensor) -> Any:
     array = tensors.from_message(kept.tensor)
-    return _strict((tensors.to_text(array) if kept.tensor.datatype == "BYTES" else tensors.widened(array)).tolist())
+    return strict((tensors.to_text(array) if kept.tensor.datatype == "BYTES" else tensors.widened(array)).tolist())
 
 
 def _short(value: Any) -> Any:
@@ -77,10 +77,10 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Returns nested lists with what JSON has no number for as ProtoJSON writes it."""
     if isinstance(value, list):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

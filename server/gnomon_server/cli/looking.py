@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon_server.cli.screen import add_command, add_control, add_json, console, control, say, say_json
-from gnomon_server.errors import InvalidRequest
+from gnomon_server.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gnomon_client import Control
+    from gnomon_protos import control_pb2
+    from gnomon_protos.tensors import Array
+    from gnomon_server.models.servable import Servable
 
 WATCH_SECONDS = 1.0
 # Changes of the model in a written report.
@@ -43,6 +47,24 @@ def add_parser(subparsers: Any) -> None:
     divergent.add_argument("model", help="the model")
     divergent.add_argument("--shadow", type=int, default=0, metavar="V", help="the shadow (default: the only one)")
     divergent.add_argument("--limit", type=int, default=20, metavar="N", help="at most this many (default: 20; 0: all)")
+    divergent.add_argument(
+        "--shrink",
+        action="store_true",
+        help="find the fewest features in which each must differ from a typical row, by running both versions here",
+    )
+    divergent.add_argument("--save", type=Path, metavar="DIR", help="with --shrink: write them as test vectors")
+    divergent.add_argument(
+        "--typical",
+        type=Path,
+        metavar="FILE",
+        help="with --shrink: usual rows, as of --data of gate (default: the golden sample, or those that are kept)",
+    )
+    divergent.add_argument(
+        "--repository", metavar="DIR", help="with --shrink: where the versions lie (default: models)"
+    )
+    divergent.add_argument(
+        "--config", type=Path, metavar="FILE", help="with --shrink: TOML file of the server, for repository and models"
+    )
     for parser in (models, status, report, divergent):
         add_json(parser)
         add_control(parser)
@@ -78,13 +100,56 @@ def run_divergent(arguments: argparse.Namespace) -> int:
     """Shows requests on which a shadow disagrees."""
     from gnomon_server.cli import divergent
 
+    if not arguments.shrink and (arguments.save or arguments.typical):
+        raise InvalidRequest("--save and --typical: expected --shrink beside them")
     with control(arguments) as server:
         found = server.divergent(arguments.model, arguments.shadow, arguments.limit)
-    if arguments.json:
+    if arguments.shrink:
+        _shrink(arguments, list(found.requests))
+    elif arguments.json:
         say(divergent.to_json(found.requests))
     else:
         console().print(divergent.table(found.requests))
     return 0
+
+
+def _shrink(arguments: argparse.Namespace, requests: list[control_pb2.DivergentRequest]) -> None:
+    from gnomon_server import config
+    from gnomon_server.cli import offline, vectorfile, vectors
+    from gnomon_server.cli.both import Both
+    from gnomon_server.shadow.alignment import aligned
+
+    if not requests:
+        raise NotFound(f"model '{arguments.model}': no divergent request is kept")
+    model, newest = arguments.model, requests[0]
+    settings = config.load({"repository": arguments.repository}, arguments.config)
+    primary = offline.load(settings, model, newest.primary)
+    shadow = aligned(offline.load(settings, model, newest.shadow), settings.model(model).compare.align)
+    both = Both(primary, shadow)
+    usual = _usual(arguments, primary, offline.versions(settings, model)[primary.version].folder)
+    # A shadow that outlived its primary has requests of both.
+    mine = [one for one in requests if one.primary == newest.primary]
+    found = vectors.shrunk(both, mine, usual)
+    if arguments.json:
+        say(vectorfile.to_json(both, found))
+    else:
+        console().print(vectorfile.table(found))
+        if found.withheld or found.agreeing:
+            say(f"left out: {found.withheld} withheld or incomplete, {found.agreeing} on which the versions agree here")
+    if arguments.save and found.vectors:
+        paths = vectorfile.save(both, found, arguments.save)
+        if not arguments.json:
+            say(f"saved: {paths[0]}, {paths[1]}")
+
+
+def _usual(arguments: argparse.Namespace, primary: Servable, folder: str) -> Mapping[str, Array] | None:
+    from gnomon_server.cli import dataset
+    from gnomon_server.models import manifest
+
+    if arguments.typical:
+        return dataset.read(arguments.typical, None, primary.model, primary.signature).inputs
+    golden = manifest.read(Path(folder)).golden_inputs
+    return golden if golden and primary.signature.batched else None
 
 
 def run_report(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repository", metavar="DIR", help="where the version lies (default: models)")
     parser.add_argument("--remote", metavar="ADDR", help="try it at an endpoint of the Open Inference Protocol")
     parser.add_argument(
+        "--all-agree", action="store_true", help="exit with 1 unless every request was compared and agrees"
+    )
+    parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of the server, for policy and repository"
     )
     add_json(parser)
@@ -54,7 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         _say_json(replay, reports, cut)
     else:
         _show(replay, reports, cut)
-    return 1 if replay.differing else 0
+    return 1 if replay.differing or (arguments.all_agree and not all(map(_agrees, reports))) else 0
+
+
+def _agrees(report: control_pb2.Report) -> bool:
+    compared = bool(report.outcomes.compared == report.outcomes.selected)
+    return compared and not any(output.disagreements for output in report.outputs)
 
 
 def _shadow(arguments: argparse.Namespace, settings: Settings, model: str) -> Shadow:
