@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import frexp, sqrt
 
 import numpy as np
 
@@ -12,7 +12,17 @@ from gnomon_server.control.evidence import Evidence
 from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
 from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output, of_segment
-from gnomon_server.wire.tallies import MetricCounts, Serial
+from gnomon_server.wire.tallies import MetricCounts, Serial, ShareCounts
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Counts of requests that were selected from one share."""
+
+    # Its part of the traffic: each request stands for 1 / share of them (Horvitz and Thompson, 1952).
+    part: float
+    up: Floats
+    lo: Floats
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class Claim:
     lo: Floats
     # Observations without which it does not hold.
     least: float = 0.0
+    # Where the share was thinned: what each of the shares says, the largest share first.
+    strata: tuple[Stratum, ...] = ()
 
     def scaled(self, x: float) -> float:
         """Returns a mean over the knots as one of the metric."""
@@ -58,9 +70,28 @@ def claims(evidence: Evidence, policy: Policy) -> tuple[Claim, ...]:
 def disagreement(evidence: Evidence, policy: Policy) -> Claim:
     """Returns the claim that the versions agree, which a policy asks for where the truth is not known."""
     counts = next((counts for counts in evidence.observed.metrics if counts.name == DISAGREEMENT), None)
-    return Claim(
-        DISAGREEMENT, policy.tolerance, GEO32, *_with_lost(GEO32, counts, evidence.lost / evidence.observed.block)
-    )
+    sides = _with_lost(GEO32, counts, evidence.lost / evidence.observed.block)
+    return Claim(DISAGREEMENT, policy.tolerance, GEO32, *sides, strata=_strata(evidence.observed.shares, sides[0]))
+
+
+def _strata(shares: Sequence[ShareCounts], up: Floats) -> tuple[Stratum, ...]:
+    """Returns what each share says where one was thinned, and at last what belongs to none: requests that were lost.
+
+    The guard halves. Shares that are no halves of each other were set by somebody, whatever the traffic was, and stand
+    for no more than what was selected from them.
+    """
+    known = [share for share in shares if sum(share.up)]
+    families = [frexp(share.sample)[0] for share in known]
+    if len(set(families)) == len(families):
+        return ()
+    sizes = np.array([sum(share.up) for share in known])
+    stands = sizes / np.array([share.sample for share in known])
+    for family in set(families):
+        mine = np.array([other == family for other in families])
+        stands[mine] *= sizes[mine].sum() / stands[mine].sum()
+    parts = [*stands, max(0.0, float(up.sum() - sizes.sum()))]
+    counts = [*((np.array(share.up), np.array(share.lo)) for share in known), (GEO32.none(), GEO32.none())]
+    return tuple(Stratum(part / sum(parts), *sides) for part, sides in zip(parts, counts, strict=True))
 
 
 def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:

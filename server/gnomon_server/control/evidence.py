@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gnomon_server.wire.metrics import added
-from gnomon_server.wire.tallies import MetricCounts, Observed
+from gnomon_server.wire.tallies import MetricCounts, Observed, ShareCounts
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def _sum(one: Observed, other: Observed) -> Observed:
         repeated_rows=one.repeated_rows + other.repeated_rows,
         serial=added(one.serial, other.serial),
         metrics=_metrics((*one.metrics, *other.metrics)),
+        shares=_shares((*one.shares, *other.shares)),
     )
 
 
@@ -65,6 +66,16 @@ def _metrics(parts: Iterable[MetricCounts]) -> tuple[MetricCounts, ...]:
             part if known is None else MetricCounts(part.name, _added(known.up, part.up), _added(known.lo, part.lo))
         )
     return tuple(sums.values())
+
+
+def _shares(parts: Iterable[ShareCounts]) -> tuple[ShareCounts, ...]:
+    sums: dict[float, ShareCounts] = {}
+    for part in parts:
+        known = sums.get(part.sample)
+        sums[part.sample] = (
+            part if known is None else ShareCounts(part.sample, _added(known.up, part.up), _added(known.lo, part.lo))
+        )
+    return tuple(sums[sample] for sample in sorted(sums, reverse=True))
 
 
 def _added(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:

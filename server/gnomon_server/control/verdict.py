@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil, inf, isinf, log
 from typing import Final, Literal
@@ -117,6 +117,8 @@ def find(claim: Claim, alpha_promote: float, alpha_reject: float) -> Finding:
     at, knots = claim.at, claim.knots
     promote, reject = log_up(knots, claim.up, at), log_lo(knots, claim.lo, at)
     state: State = HOLDS if promote >= log(1 / alpha_promote) else FAILS if reject >= log(1 / alpha_reject) else OPEN
+    if claim.strata:
+        return _over_strata(claim, alpha_promote, alpha_reject, (promote, reject))
     if state == HOLDS and claim.up.sum() < claim.least:
         state = OPEN
     low = claim.scaled(bounds.lower(knots, claim.lo, alpha_reject))
@@ -132,6 +134,36 @@ def find(claim: Claim, alpha_promote: float, alpha_reject: float) -> Finding:
         evidence_promote=promote,
         evidence_reject=reject,
         knots=knots.name,
+        worst=tuple(claim.up.tolist()),
+        best=tuple(claim.lo.tolist()),
+    )
+
+
+def _over_strata(claim: Claim, alpha_promote: float, alpha_reject: float, evidence: tuple[float, float]) -> Finding:
+    """Returns what is known of all the traffic where shares of different sizes were mirrored.
+
+    Bounds of each share, weighted by its part of the traffic: one of which little is known is bounded by 0 and 1. The
+    largest share has nine tenths of alpha, and the others the rest of it, 1/(i (i - 1)) of that the i-th.
+    """
+    low = high = mean = seen = 0.0
+    for rank, stratum in enumerate(claim.strata, 1):
+        part = 0.9 if rank == 1 else 0.1 / (rank * (rank - 1))
+        low += stratum.part * bounds.lower(claim.knots, stratum.lo, alpha_reject * part)
+        high += stratum.part * bounds.upper(claim.knots, stratum.up, alpha_promote * part)
+        known = replace(claim, up=stratum.up, lo=stratum.lo, strata=())
+        if known.up.sum():
+            mean, seen = mean + stratum.part * known.estimate, seen + stratum.part
+    state: State = HOLDS if high <= claim.limit else FAILS if low > claim.limit else OPEN
+    return Finding(
+        metric=claim.metric,
+        state=state,
+        limit=claim.limit,
+        estimate=min(max(mean / seen, low), high),
+        low=low,
+        high=high,
+        evidence_promote=evidence[0],
+        evidence_reject=evidence[1],
+        knots=claim.knots.name,
         worst=tuple(claim.up.tolist()),
         best=tuple(claim.lo.tolist()),
     )
@@ -180,12 +212,12 @@ def _selected_for_one_observed(observed: Observed) -> float:
 
 def _why_promote(case: _Case) -> str:
     holding = ", ".join(_at_most(finding) for finding in case.findings)
-    return f"{case.requests:,} requests are observed and {holding}{_counting(case, 'against')}"
+    return f"{case.requests:,} requests are observed and {holding}{_counting(case, 'against')}{_strayed(case)}"
 
 
 def _why_reject(case: _Case) -> str:
     failing = ", ".join(_said(f, f"at least {_shown(f.low, f.limit)}") for f in case.of(FAILS))
-    return f"{case.requests:,} requests are observed and {failing}{_counting(case, 'for')}"
+    return f"{case.requests:,} requests are observed and {failing}{_counting(case, 'for')}{_strayed(case)}"
 
 
 def _why_watching(case: _Case) -> str:
@@ -202,7 +234,7 @@ def _why_watching(case: _Case) -> str:
         low, high = (_shown(bound, finding.limit) for bound in (finding.low, finding.high))
         others = [repr(segment_of(other.metric)) for other in still if segment_of(other.metric)]
         open_too = f"; still open in segment {', '.join(others)}" if others else ""
-        return _said(finding, f"between {low} and {high}") + open_too + _waiting(case)
+        return _said(finding, f"between {low} and {high}") + open_too + _waiting(case) + _strayed(case)
     if case.requests < policy.min_requests:
         need = f"{case.requests:,} of {policy.min_requests:,} requests are observed"
     else:
@@ -230,6 +262,17 @@ _REASONS: Final[Mapping[Decision, Callable[[_Case], str]]] = {
     REJECT: _why_reject,
     KEEP_WATCHING: _why_watching,
 }
+
+
+def _strayed(case: _Case) -> str:
+    """Returns that the mirrored requests disagree otherwise than all the traffic, where that is so."""
+    claim = case.claims[0]
+    if not claim.strata:
+        return ""
+    plain, found = replace(claim, strata=()).estimate, case.findings[0]
+    if abs(plain - found.estimate) < found.limit / 10:
+        return ""
+    return f"; the mirrored share changed, and of the mirrored requests alone {_shown(plain, found.limit)} disagree"
 
 
 def _at_most(finding: Finding) -> str:

@@ -26,7 +26,7 @@ from gnomon_server.statistics.knots import GEO32, SYM64, Knots
 from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, added, of_output, of_segment
 from gnomon_server.wire.plans import Observing
 from gnomon_server.wire.record import Record
-from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
+from gnomon_server.wire.tallies import MetricCounts, Observed, Serial, ShareCounts
 
 Counts = NDArray[np.intp]
 # Values that wait to be counted; between two reports there are fewer, unless the shadow is very fast.
@@ -44,8 +44,9 @@ class Observations:
         self._basis = basis
         self._seen = Seen() if observing.dedupe else None
         self._outputs = tuple(outputs)
-        # By the share of requests that was mirrored: no block has requests of two. Whatever the shares were, their
-        # counts are added without weights, which is right about the average of the requests that were selected.
+        # By the share of requests that was mirrored: no block has requests of two. Counts are added without weights,
+        # which is right about the average of the requests that were selected; those of the disagreement are told apart
+        # as well, for the average of all the traffic.
         self._strata: dict[float, _Stratum] = {}
         self._requests = 0
         self._repeated = 0
@@ -123,7 +124,12 @@ class Observations:
             repeated_rows=self._repeated_rows,
             serial=_serial(disagreements),
             metrics=tuple(_counts(name, [stratum.metrics[name] for stratum in strata]) for name in names),
+            shares=tuple(self._share(sample) for sample in sorted(self._strata, reverse=True)),
         )
+
+    def _share(self, sample: float) -> ShareCounts:
+        metric = self._strata[sample].metrics[DISAGREEMENT]
+        return ShareCounts(sample, tuple(metric.up.tolist()), tuple(metric.lo.tolist()))
 
     def _fresh(self, inputs: Inputs | None, rows: Counts) -> Flags:
         """Returns which of the batch's rows count."""

@@ -83,6 +83,15 @@ class Serial(msgspec.Struct, frozen=True):
     products: float = 0.0
 
 
+class ShareCounts(msgspec.Struct, frozen=True):
+    """Observations of the disagreement of requests that were selected from one share, binned over GEO32."""
+
+    # In (0, 1].
+    sample: float
+    up: tuple[float, ...]
+    lo: tuple[float, ...]
+
+
 class Observed(msgspec.Struct, frozen=True):
     """What a verdict may rest on; counts with the same basis add up."""
 
@@ -100,6 +109,8 @@ class Observed(msgspec.Struct, frozen=True):
     # Of the disagreement.
     serial: Serial = Serial()
     metrics: tuple[MetricCounts, ...] = ()
+    # Of the disagreement, which is all of it together, the largest share first.
+    shares: tuple[ShareCounts, ...] = ()
 
 
 class StratumTally(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.verdict import KEEP_WATCHING, PROMOTE, REJECT, Verdict, verdict
 from gnomon_server.settings import Policy, SegmentSettings
 from gnomon_server.statistics.knots import GEO32, SYM64
-from gnomon_server.wire.tallies import MetricCounts, Observed, Serial
+from gnomon_server.wire.tallies import MetricCounts, Observed, Serial, ShareCounts
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 POLICY = Policy(tolerance=0.05, block=1, min_requests=100, min_duration=60.0)
@@ -268,3 +268,35 @@ def test_a_lost_request_may_have_been_one_of_the_segment() -> None:
 def test_the_requests_that_a_segment_takes_are_foretold_by_its_share_of_the_traffic() -> None:
     # Thirty more in the segment, which is 6 % of the traffic.
     assert judged(in_segment(120), FAR).more_requests == pytest.approx(30 * 2000 / 120, rel=0.01)
+
+
+def by_share(*parts: tuple[float, int, int]) -> Observed:
+    """Observations of requests that agree and that differ, by the share that they were selected from."""
+    found = [GEO32.counts(np.concatenate([np.zeros(agree), np.ones(differ)])) for _, agree, differ in parts]
+    shares = [ShareCounts(p, tuple(c.tolist()), tuple(c.tolist())) for (p, _, _), c in zip(parts, found, strict=True)]
+    total = np.sum(found, axis=0)
+    requests = round(float(total.sum()))
+    return Observed("basis", 1, requests, metrics=(counts("disagreement", total, total),), shares=tuple(shares))
+
+
+def test_requests_of_a_thinned_share_stand_for_those_that_were_not_mirrored() -> None:
+    # By day, when a quarter is mirrored, one in eight disagrees; of the mirrored requests alone 2.5 %.
+    thinned = by_share((1.0, 4000, 0), (0.25, 875, 125))
+    assert judged(msgspec.structs.replace(thinned, shares=())).decision == PROMOTE
+    found = judged(thinned)
+    (finding,) = found.findings
+    assert finding.estimate == pytest.approx(4000 * 0.125 / 8000)
+    assert finding.low < finding.estimate < finding.high
+    assert found.decision == KEEP_WATCHING
+    assert found.reason.endswith("; the mirrored share changed, and of the mirrored requests alone 2.5 % disagree")
+    assert judged(by_share((1.0, 4000, 0), (0.25, 700, 300))).decision == REJECT
+    assert judged(by_share((1.0, 4000, 0), (0.25, 1000, 0))).decision == PROMOTE
+
+
+def test_a_moment_of_thinning_does_not_hold_a_promotion_up() -> None:
+    assert judged(by_share((1.0, 4000, 4), (1 / 16, 3, 0))).decision == PROMOTE
+
+
+def test_a_share_that_somebody_raised_is_no_thinned_one() -> None:
+    raised = by_share((1.0, 4000, 0), (0.01, 99, 1))
+    assert judged(raised).findings == judged(msgspec.structs.replace(raised, shares=())).findings
