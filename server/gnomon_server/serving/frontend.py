@@ -197,7 +197,7 @@ class Frontend:
                 traces_dropped=self._observation.traces_dropped,
                 in_flight=self._inferences.in_flight,
                 number=self._number,
-                sequences_evicted=self._inferences.sequences.evicted,
+                sequences_evicted=self._inferences.mirror.sequences.evicted,
             )
         )
         # Counts are cumulative: what control has read of a closed feed, it keeps.

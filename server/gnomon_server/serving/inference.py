@@ -10,6 +10,7 @@ import numpy as np
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
+from gnomon_server.errors import GnomonError
 from gnomon_server.models.servable import Servable
 from gnomon_server.serving.split import Split
 from gnomon_server.serving.transport import Call
@@ -74,6 +75,20 @@ class Inference:
     def primary(self) -> bool:
         """Whether the primary answers, so that the request may be mirrored."""
         return self.layout.role == "primary"
+
+
+class Answered(NamedTuple):
+    """Requests that were answered together, and are not counted or mirrored yet."""
+
+    batch: Sequence[Inference]
+    run: Run | None
+    error: GnomonError | None
+    # None if there is an error.
+    responses: Sequence[bytes] | None
+    # time.perf_counter() when the writing of their answers began and ended, and nanoseconds since the epoch at its end.
+    begun: float
+    ended: float
+    end_ns: int
 
 
 def joined(batch: Sequence[Inference]) -> Mapping[str, Array]:

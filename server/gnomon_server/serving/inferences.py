@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from gnomon_protos import inference_pb2 as pb
 from gnomon_protos.tensors import Array
@@ -15,35 +15,18 @@ from gnomon_server.models.servable import Servable
 from gnomon_server.serving.answers import Answers
 from gnomon_server.serving.execution import Ended, Execution
 from gnomon_server.serving.feed import Feed
-from gnomon_server.serving.inference import Inference, Layout, Run, split
+from gnomon_server.serving.inference import Answered, Inference, Layout, split
+from gnomon_server.serving.mirror import Mirror
 from gnomon_server.serving.observation import Observation
 from gnomon_server.serving.routing import RouteTable
-from gnomon_server.serving.selection import position, selected
-from gnomon_server.serving.sequences import Fate, Sequences
+from gnomon_server.serving.sequences import Fate
 from gnomon_server.serving.templates import Recognised, Templates
 from gnomon_server.serving.transport import Call
 from gnomon_server.settings import Settings
-from gnomon_server.wire import record
-from gnomon_server.wire.messages import SHADOW_MARKER
-from gnomon_server.wire.record import ALONE, Place, placed
 
 log = logging.getLogger(__name__)
 
 DEFAULTS: Final = Settings()
-
-
-class _Answered(NamedTuple):
-    """Requests that were answered together, and are not counted or mirrored yet."""
-
-    batch: Sequence[Inference]
-    run: Run | None
-    error: GnomonError | None
-    # None if there is an error.
-    responses: Sequence[bytes] | None
-    # time.perf_counter() when the writing of their answers began and ended, and nanoseconds since the epoch at its end.
-    begun: float
-    ended: float
-    end_ns: int
 
 
 class Inferences:
@@ -63,10 +46,10 @@ class Inferences:
         self._divided = False
         self._answers: dict[Servable, Answers] = {}
         self._most = most
-        self.sequences = Sequences()
+        self.mirror = Mirror(observation)
         # time.perf_counter() when the last request was read.
         self._read = 0.0
-        self._answered: list[_Answered] = []
+        self._answered: list[Answered] = []
         # Calls that were accepted and not answered yet.
         self.in_flight = 0
 
@@ -182,16 +165,16 @@ class Inferences:
             for inference in batch:
                 inference.call.fail(self._shown(inference, error))
         now, end_ns = time.perf_counter(), time.time_ns()
-        self._answered.append(_Answered(batch, run, error, None if error else responses, answering, now, end_ns))
+        self._answered.append(Answered(batch, run, error, None if error else responses, answering, now, end_ns))
 
-    def _settle(self, answered: _Answered) -> None:
+    def _settle(self, answered: Answered) -> None:
         batch, run = answered.batch, answered.run
         self._observation.inferences_ended(batch, run, answered.error, answered.begun, answered.ended)
         if run is not None and batch[0].primary:
             # The feeds of now: one that was closed since the request came counts nothing any more.
             feeds = self._feeds(batch[0].layout.servable.model)
             if feeds:
-                self._mirror(answered, feeds, run)
+                self.mirror.take(answered, feeds, run)
 
     def _encoded(self, batch: Sequence[Inference], outputs: Sequence[Array]) -> Sequence[bytes]:
         first = batch[0]
@@ -219,7 +202,7 @@ class Inferences:
         """Returns who answers and who gets a copy; whether a copy arrives, nobody knows yet."""
         layout = inference.layout
         feeds = self._feeds(layout.servable.model) if inference.primary else ()
-        shadows = [feed.target.version for feed in feeds if self._fate(feed, inference) is Fate.MIRRORED]
+        shadows = [feed.target.version for feed in feeds if self.mirror.fate(feed, inference) is Fate.MIRRORED]
         return {
             "gnomon_version": layout.servable.version,
             "gnomon_role": layout.role,
@@ -235,90 +218,9 @@ class Inferences:
         log.error("%s (trace %s)", located, trace)
         return _located(servable, Internal(f"execution failed; trace {trace}"))
 
-    def _mirror(self, answered: _Answered, feeds: Sequence[Feed], run: Run) -> None:
-        """Hands a batch to those shadows that its requests are selected for."""
-        batch, responses, end_ns = answered.batch, answered.responses, answered.end_ns
-        if batch[0].request is not None and any(_place(inference) is not ALONE for inference in batch):
-            self._mirror_in_order(answered, feeds, run)
-            return
-        version, chosen = batch[0].layout.servable.version, _chosen(batch, feeds)
-        if responses is None:
-            for feed, indices in zip(feeds, chosen, strict=True):
-                feed.primary_failed(version, len(indices))
-            return
-        records = {
-            index: self._record(batch[index], run, end_ns, responses[index])
-            for index in (chosen[0] if len(chosen) == 1 else set().union(*chosen))
-        }
-        for feed, indices in zip(feeds, chosen, strict=True):
-            feed.offer(version, [records[index] for index in indices])
-
-    def _mirror_in_order(self, answered: _Answered, feeds: Sequence[Feed], run: Run) -> None:
-        """As `_mirror`, for a batch with requests of sequences: what becomes of one decides on those behind it."""
-        responses, end_ns = answered.responses, answered.end_ns
-        for index, inference in enumerate(answered.batch):
-            version, place, now = inference.layout.servable.version, _place(inference), time.perf_counter()
-            for feed in feeds:
-                fate = self._fate(feed, inference)
-                if fate is Fate.UNSEEN:
-                    pass
-                elif responses is None:
-                    feed.primary_failed(version, 1)
-                elif fate is Fate.LOST:
-                    feed.leave_out(version, 1)
-                elif feed.offer(version, [placed(self._record(inference, run, end_ns, responses[index]), place)]):
-                    self.sequences.lose(feed.target, place, now)
-                self.sequences.end(feed.target, place)
-
-    def _fate(self, feed: Feed, inference: Inference) -> Fate:
-        def selected() -> bool:
-            return _is_for(feed, inference, _position(inference))
-
-        place = _place(inference)
-        if place is ALONE:
-            return Fate.MIRRORED if selected() else Fate.UNSEEN
-        return self.sequences.fate(feed.target, place, time.perf_counter(), selected)
-
-    def _record(self, inference: Inference, run: Run, end_ns: int, response: bytes) -> tuple[bytes, bytes, bytes]:
-        call, version = inference.call, inference.layout.servable.version
-        trace = self._observation.trace(call)
-        times = (call.start_ns, end_ns, run.start_ns, run.end_ns)
-        place = (trace.trace_id, trace.span_id, trace.parent_id, trace.trace_state.encode())
-        return record.framed(version, trace.sampled, times, place, call.peer().encode(), call.message, response)
-
 
 def _located(servable: Servable, error: GnomonError) -> GnomonError:
     return type(error)(f"model '{servable.model}' version '{servable.version}': {error}")
-
-
-def _chosen(batch: Sequence[Inference], feeds: Sequence[Feed]) -> list[Sequence[int]]:
-    """Returns which requests of a batch each feed's shadow is to see."""
-    everyone = range(len(batch))
-    if all(feed.target.sample >= 1 and not feed.target.elsewhere for feed in feeds):
-        return [everyone for _ in feeds]
-    positions = [_position(inference) for inference in batch]
-    return [[index for index in everyone if _is_for(feed, batch[index], positions[index])] for feed in feeds]
-
-
-def _is_for(feed: Feed, inference: Inference, position_: float) -> bool:
-    """Whether a shadow is to see a request; what a shadow sent goes to no other server, or two could go on for ever."""
-    target = feed.target
-    if not selected(position_, target.sample):
-        return False
-    return not target.elsewhere or inference.call.metadata(SHADOW_MARKER) is None
-
-
-def _position(inference: Inference) -> float:
-    """Returns by what a request is selected: one of a sequence as all of it."""
-    place = _place(inference)
-    if place is not ALONE:
-        return position("", place.sequence)
-    return position(inference.id.decode(), inference.call.message)
-
-
-def _place(inference: Inference) -> Place:
-    """Returns where a request stands in a sequence."""
-    return ALONE if inference.request is None else parameters.place(inference.request)
 
 
 def _limit(request: pb.ModelInferRequest, call: Call) -> float | None:
