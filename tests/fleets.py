@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import child_program
 import pytest
@@ -110,10 +111,14 @@ async def running(
     workers: int = 1,
     here: set[tuple[str, int]] | None = None,
     kind: type[FailingStore] = FailingStore,
+    models: dict[str, dict[str, Any]] | None = None,
 ) -> AsyncIterator[Rig]:
     """Runs a fleet on these versions, after the first look at them."""
     settings = Settings(
-        workers=workers, grace=5.0, policy=Policy(tolerance=0.5, min_requests=10, min_duration=0, block=1)
+        workers=workers,
+        grace=5.0,
+        policy=Policy(tolerance=0.5, min_requests=10, min_duration=0, block=1),
+        models=models or {},
     )
     shelf, store, ledger = Shelf(here if here is not None else {("m", 1)}), kind(folder), Ledger()
     fleet = Fleet(settings, ledger, lambda _, __: None)

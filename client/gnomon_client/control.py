@@ -119,6 +119,16 @@ class Control:
         )
         return self._change("SetCanary", request, pb.RouteChange, timeout)
 
+    def deliver(
+        self, model: str, version: int = 0, action: str = "", reason: str = "", *, timeout: float | None = None
+    ) -> pb.RouteChange:
+        """Begins to make a version the primary step by step; or, without one, moves a delivery on.
+
+        `action` is "next", "pause", "resume" or "abort" then.
+        """
+        request = pb.DeliverRequest(model=model, version=version, action=action, actor=self.actor, reason=reason)
+        return self._change("Deliver", request, pb.RouteChange, timeout)
+
     def promote(
         self, model: str, version: int, force: bool = False, reason: str = "", *, timeout: float | None = None
     ) -> pb.RouteChange:

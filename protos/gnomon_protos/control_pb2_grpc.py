@@ -55,6 +55,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.SetCanaryRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
                 _registered_method=True)
+        self.Deliver = channel.unary_unary(
+                '/gnomon.v1.Control/Deliver',
+                request_serializer=gnomon__protos_dot_control__pb2.DeliverRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.RouteChange.FromString,
+                _registered_method=True)
         self.Promote = channel.unary_unary(
                 '/gnomon.v1.Control/Promote',
                 request_serializer=gnomon__protos_dot_control__pb2.PromoteRequest.SerializeToString,
@@ -134,6 +139,13 @@ class ControlServicer(object):
     def SetCanary(self, request, context):
         """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
         loaded and warm.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Deliver(self, request, context):
+        """Makes a version the primary step by step, as the settings say: begins, moves on, pauses, resumes or aborts it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +242,11 @@ def add_ControlServicer_to_server(servicer, server):
             'SetCanary': grpc.unary_unary_rpc_method_handler(
                     servicer.SetCanary,
                     request_deserializer=gnomon__protos_dot_control__pb2.SetCanaryRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
+            ),
+            'Deliver': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deliver,
+                    request_deserializer=gnomon__protos_dot_control__pb2.DeliverRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.RouteChange.SerializeToString,
             ),
             'Promote': grpc.unary_unary_rpc_method_handler(
@@ -390,6 +407,33 @@ class Control(object):
             target,
             '/gnomon.v1.Control/SetCanary',
             gnomon__protos_dot_control__pb2.SetCanaryRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.RouteChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deliver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/Deliver',
+            gnomon__protos_dot_control__pb2.DeliverRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.RouteChange.FromString,
             options,
             channel_credentials,

@@ -42,6 +42,8 @@ class ControlStub:
     """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
     loaded and warm.
     """
+    Deliver: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeliverRequest, _control_pb2.RouteChange]
+    """Makes a version the primary step by step, as the settings say: begins, moves on, pauses, resumes or aborts it."""
     Promote: _grpc.UnaryUnaryMultiCallable[_control_pb2.PromoteRequest, _control_pb2.RouteChange]
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]
@@ -76,6 +78,8 @@ class ControlAsyncStub(ControlStub):
     """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
     loaded and warm.
     """
+    Deliver: _aio.UnaryUnaryMultiCallable[_control_pb2.DeliverRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
+    """Makes a version the primary step by step, as the settings say: begins, moves on, pauses, resumes or aborts it."""
     Promote: _aio.UnaryUnaryMultiCallable[_control_pb2.PromoteRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
     """Makes a version the primary once every frontend has it loaded and warm."""
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RouteChange]  # type: ignore[assignment]
@@ -131,6 +135,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         """Starts, changes or ends the answering of a share of a model's requests by a version, once every frontend has it
         loaded and warm.
         """
+
+    @_abc_1.abstractmethod
+    def Deliver(
+        self,
+        request: _control_pb2.DeliverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RouteChange, _abc.Awaitable[_control_pb2.RouteChange]]:
+        """Makes a version the primary step by step, as the settings say: begins, moves on, pauses, resumes or aborts it."""
 
     @_abc_1.abstractmethod
     def Promote(

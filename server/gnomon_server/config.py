@@ -54,11 +54,19 @@ def to_toml(settings: Settings) -> str:
 def _tables(name: str, table: Mapping[str, Any]) -> list[str]:
     """Returns a TOML table and those in it, the plain values first."""
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    lines = [f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
     tables = ["\n".join([f"[{name}]", *lines] if name else lines)] if lines else []
     for key in (key for key in table if key not in plain):
         tables += _tables(f"{name}.{_key(key)}" if name else _key(key), table[key])
     return tables
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _key(key: str) -> str:

@@ -199,6 +199,26 @@ class CanarySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: Share = 0.01
 
 
+class StepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of a delivery."""
+
+    # Share of the requests that the canary answers.
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    # What must have passed, and what the canary must have answered, before the next step.
+    seconds: NotNegative = 600.0
+    requests: Whole = 0
+
+
+class DeliverySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a version becomes the primary step by step."""
+
+    steps: tuple[StepSettings, ...] = ()
+    # Whether it goes on by itself when a step is complete.
+    automatic: bool = True
+    # Seconds beyond those of a step after which a delivery that has not gone on is stuck.
+    stuck: Positive = 3600.0
+
+
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
 
@@ -246,6 +266,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: CompareSettings = CompareSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     canary: CanarySettings = CanarySettings()
+    delivery: DeliverySettings = DeliverySettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

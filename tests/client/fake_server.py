@@ -168,6 +168,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         canary = None if request.off else control_pb2.Canary(version=request.version, weight=request.weight)
         return control_pb2.RouteChange(after=control_pb2.Route(canary=canary))
 
+    def Deliver(self, request: Any, context: Any) -> control_pb2.RouteChange:
+        self.recorder.begin("Deliver", request, context)
+        return control_pb2.RouteChange(after=control_pb2.Route(canary=control_pb2.Canary(version=request.version)))
+
     def Promote(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("Promote", request, context)
         return control_pb2.RouteChange(after=control_pb2.Route(primary=request.version))

@@ -66,6 +66,14 @@ def test_a_canary_begins_with_its_share_and_ends_without_a_name(server: FakeServ
     assert applied.canary == control_pb2.Canary(version=2, weight=0.5)
 
 
+def test_a_delivery_begins_with_its_version_and_goes_on_by_words(server: FakeServer, control: Control) -> None:
+    assert control.deliver("churn", 2, reason="try").after.canary.version == 2
+    control.deliver("churn", action="pause")
+    begun, paused = (seen.request for seen in server.recorder.seen)
+    assert (begun.version, begun.action, begun.actor, begun.reason) == (2, "", "ada@laptop", "try")
+    assert (paused.version, paused.action) == (0, "pause")
+
+
 def test_an_approval_is_handed_in_as_it_was_signed(server: FakeServer, control: Control) -> None:
     assert control.approve("churn", 2, "signed", reason="read it").version == 2
     request = server.recorder.seen[0].request

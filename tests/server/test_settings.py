@@ -114,6 +114,8 @@ def test_every_setting_of_a_model_survives_being_printed(tmp_path: Path) -> None
         spinning = true
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         provider_options.CUDAExecutionProvider.device_id = "1"
+        [models."odd \\"name".delivery]
+        steps = [{weight = 0.05, seconds = 1, requests = 2}, {weight = 0.5}]
         """
     settings = read(text, tmp_path)
     printed = to_toml(settings)

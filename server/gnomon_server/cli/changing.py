@@ -1,4 +1,4 @@
-"""The commands that change a running server: shadow, canary, promote, rollback, scale."""
+"""The commands that change a running server: shadow, canary, deliver, promote, rollback, scale."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # A new frontend loads every version before it answers.
 SCALE_SECONDS = 150.0
+# What can be done with a delivery that is under way.
+DELIVERY = ("next", "pause", "resume", "abort")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,6 +32,13 @@ def add_parser(subparsers: Any) -> None:
         "Have a version answer a part of a model's requests, or stop it.",
         "gnomon canary flights 2 --weight 5\n  gnomon canary flights --off",
         run_canary,
+    )
+    deliver = add_command(
+        subparsers,
+        "deliver",
+        "Make a version the primary step by step, as the settings say; or go on, wait or stop with it.",
+        "gnomon deliver flights 2\n  gnomon deliver flights pause",
+        run_deliver,
     )
     promote = add_command(
         subparsers,
@@ -51,10 +60,12 @@ def add_parser(subparsers: Any) -> None:
     scale.add_argument("workers", type=int, help="how many frontends")
     add_json(scale)
     add_control(scale)
-    for parser in (shadow, canary, promote, rollback):
+    for parser in (shadow, canary, deliver, promote, rollback):
         parser.add_argument("model", help="the model")
         if parser is canary:
             parser.add_argument("version", type=int, nargs="?", default=0, help="the version; with --off, any")
+        elif parser is deliver:
+            parser.add_argument("version", help=f"the version, or one of {', '.join(DELIVERY)}")
         elif parser is not rollback:
             parser.add_argument("version", type=int, help="the version")
         parser.add_argument("--reason", default="", help="why, for the audit")
@@ -89,6 +100,17 @@ def run_canary(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(f"--weight: expected percent in (0, 100], received {weight:g}")
     with control(arguments) as server:
         change = server.canary(model, version, weight=(weight or 0) / 100, off=arguments.off, reason=reason)
+    return _show(change, arguments)
+
+
+def run_deliver(arguments: argparse.Namespace) -> int:
+    """Begins a delivery, or does something with it."""
+    word = arguments.version
+    if word not in DELIVERY and not (word.isascii() and word.isdecimal() and int(word)):
+        raise InvalidRequest(f"expected a version, or one of {', '.join(DELIVERY)}, received '{word}'")
+    version, action = (0, word) if word in DELIVERY else (int(word), "")
+    with control(arguments) as server:
+        change = server.deliver(arguments.model, version, action, reason=arguments.reason)
     return _show(change, arguments)
 
 

@@ -35,7 +35,7 @@ def models(statuses: Sequence[control_pb2.ModelStatus]) -> RenderableType:
         primary = next((v.state for v in status.versions if v.version == status.route.primary), "loading")
         state = styled(primary, STYLES) + (f", [bold red]{', '.join(failed)} failed[/]" if failed else "")
         route = status.route
-        canary = f"{route.canary.version} ({share(route.canary.weight)})" if route.canary.version else "-"
+        canary = f"{route.canary.version} ({share(route.canary.weight)}{_step(route)})" if route.canary.version else "-"
         row = (_number(route.primary), canary, _number(route.previous), shadows or "-", str(len(status.versions)))
         table.add_row(escape(status.name), *row, state)
     return table if statuses else Text("The repository has no model yet: publish one with 'gnomon convert'.")
@@ -293,11 +293,18 @@ def route(change: control_pb2.RouteChange) -> str:
     after = change.after
     parts = [f"primary is version {after.primary}"]
     if after.canary.version:
-        parts.append(f"version {after.canary.version} answers {share(after.canary.weight)} of requests as canary")
+        answers = f"answers {share(after.canary.weight)} of requests as canary"
+        parts.append(f"version {after.canary.version} {answers}{_step(after)}")
     if after.previous:
         parts.append(f"version {after.previous} stays warm for a rollback")
     parts += [f"version {s.version} shadows {share(s.sample)} of requests" for s in after.shadows]
     return "; ".join(parts)
+
+
+def _step(route: control_pb2.Route) -> str:
+    if not route.canary.HasField("delivery"):
+        return ""
+    return f", step {route.canary.delivery.step}" + (", paused" if route.canary.delivery.paused else "")
 
 
 def _table(*columns: str) -> Table:

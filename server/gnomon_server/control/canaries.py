@@ -40,6 +40,10 @@ class Canaries:
                 log.error("model '%s' version '%d': the canary is taken back: %s", route.model, route.canary, why)
                 await self._operations.withdraw(Request(route.model, SERVER, why), route.canary)
 
+    def answered(self, route: Route) -> int:
+        """Returns how many requests a route's canary has answered since it has its share."""
+        return self._sides(route, self._settings.model(route.model).canary)[1].requests
+
     def _sides(self, route: Route, limits: CanarySettings) -> tuple[Side, Side]:
         """Returns what the primary and the canary have answered since the canary has had its share."""
         mine = [count for count in self._fleet.counts.inferences if count.model == route.model]

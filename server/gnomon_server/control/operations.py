@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.following import Following
 from gnomon_server.control.grounds import Grounds
 from gnomon_server.control.ledger import Ledger
-from gnomon_server.control.routes import Route
+from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.verdict import KEEP_WATCHING, REJECT, Verdict, verdict
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
@@ -176,6 +177,49 @@ class Operations:
                     f"model '{request.model}' version '{version}' is not the canary: expected {before.canary}"
                 )
             return await self._desired.switch(before, after, _entry(request, "canary", before.canary))
+
+    async def deliver(self, request: Request, version: int) -> Change:
+        """Begins to make a version the primary step by step, with the first share of the settings.
+
+        Raises Refused where the settings have no steps, a delivery is under way, or as `divert`.
+        """
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            self._desired.check_known(request.model, version)
+            steps = self._settings.model(request.model).delivery.steps
+            if not steps:
+                raise Refused(
+                    f"model '{request.model}' has no steps to deliver by: expected [models.NAME.delivery] steps"
+                )
+            if before.delivery is not None:
+                raise Refused(f"model '{request.model}' delivers version '{before.canary}' already")
+            after = before.delivered(version, steps[0].weight, Delivery(0, time.time()))
+            self._check_judgement(before, version)
+            await self._desired.warm(request.model, before.primary, canary=version)
+            return await self._desired.switch(before, after, _entry(request, "deliver", version))
+
+    async def deliver_on(self, request: Request, generation: int = 0) -> Change:
+        """Has a delivery take its next step, or, after the last, its version become the primary as by `promote`.
+
+        Raises Refused where there is none, or another generation of the route than the one that was looked at.
+        """
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            if before.delivery is None or generation not in (0, before.generation):
+                raise Refused(f"model '{request.model}' delivers no version, or has moved on")
+            steps, step = self._settings.model(request.model).delivery.steps, before.delivery.step + 1
+            if step >= len(steps):
+                return await self._promote(request, before, before.promoted(before.canary), force=False)
+            delivery = Delivery(step, time.time())
+            after = before.delivered(before.canary, steps[step].weight, delivery)
+            return await self._desired.switch(before, after, _entry(request, "deliver", before.canary))
+
+    async def pause(self, request: Request, paused: bool) -> Change:
+        """Has a delivery wait with the share that it has, or go on."""
+        async with self._current():
+            before = self._desired.changeable(request.model)
+            after = before.paused(paused)
+            return await self._desired.switch(before, after, _entry(request, "deliver", before.canary))
 
     async def withdraw(self, request: Request, version: int) -> None:
         """Takes back a canary that has failed, unless it is none any more."""

@@ -9,6 +9,17 @@ from gnomon_server.errors import InvalidRequest, NotFound, Refused
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """How far a canary has come on its way to be the primary."""
+
+    # The index of the step in the settings.
+    step: int
+    # When the step began, in seconds since the epoch.
+    began: float
+    paused: bool = False
+
+
+@dataclass(frozen=True)
 class Route:
     """Who has which role for one model; every change is a new value with the next generation."""
 
@@ -25,6 +36,8 @@ class Route:
     # The version that answers a share of the requests, in (0, 1]; 0: none. It may be a shadow of the rest as well.
     canary: int = 0
     weight: float = 0.0
+    # None: its share changes by hand.
+    delivery: Delivery | None = None
 
     def role(self, version: int) -> str:
         """Returns "primary", "canary", "previous", "shadow" or "" for a version."""
@@ -84,6 +97,17 @@ class Route:
         previous = 0 if version == self.previous else self.previous
         return self._next(previous=previous, idle=route.idle - {version}, canary=version, weight=weight)
 
+    def delivered(self, version: int, weight: float, delivery: Delivery) -> Route:
+        """Returns the route with a version as canary that is on its way to be the primary."""
+        return replace(self.diverted(version, weight), delivery=delivery)
+
+    def paused(self, paused: bool) -> Route:
+        """Returns the route whose delivery waits, or goes on; raises Refused where there is none, or it does so."""
+        if self.delivery is None or self.delivery.paused == paused:
+            what = "delivers no version" if self.delivery is None else f"is {'paused' if paused else 'not paused'}"
+            raise Refused(f"model '{self.model}' {what}")
+        return replace(self._next(), delivery=replace(self.delivery, paused=paused))
+
     def undiverted(self) -> Route:
         """Returns the route without its canary, which stays a shadow if it is one."""
         if not self.canary:
@@ -110,7 +134,7 @@ class Route:
             route = route.shadowed(version, sample)
         for version in route.shadows.keys() - shadows.keys():
             route = route.unshadowed(version)
-        if canary:
+        if canary and (canary, weight) != (route.canary, route.weight):
             route = route.diverted(canary, weight)
         same = replace(route, generation=self.generation) == self
         # However many steps led here, it is one change.
@@ -142,6 +166,8 @@ class Route:
             idle=self.idle if idle is None else idle,
             canary=self.canary if canary is None else canary,
             weight=self.weight if weight is None else weight,
+            # Whoever changes the canary takes it in hand.
+            delivery=self.delivery if canary is None else None,
         )
 
     def _idle_without_canary(self) -> frozenset[int]:

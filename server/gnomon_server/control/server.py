@@ -21,7 +21,7 @@ from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Look
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.control.answers import Answers
-from gnomon_server.control.canaries import Canaries
+from gnomon_server.control.deliveries import Deliveries
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -102,6 +102,7 @@ class Server:
         fleet = Fleet(children, ledger, telemetry.record)
         operations = Operations(settings, store, ledger, fleet, models)
         control = ControlService(operations, fleet, store)
+        deliveries = Deliveries(settings, fleet, operations)
 
         def snapshot() -> Snapshot:
             return snapshots.snapshot(self._since_ns, fleet, ledger, operations)
@@ -115,7 +116,7 @@ class Server:
             return View(control.statuses(), control.reports(), changes)
 
         def look() -> Look:
-            return Look(datetime.now(UTC), control.reports(), operations.rollbacks)
+            return Look(datetime.now(UTC), control.reports(), operations.rollbacks, deliveries.stuck)
 
         alarm = Alarm(settings.alerts, webhook, look, lambda: operations.leads)
         web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
@@ -134,7 +135,8 @@ class Server:
         # Each on its own: a look waits while a promotion loads a version, and a flush must not.
         stack.enter_context(_Task(_always(settings.poll, operations.look)))
         stack.enter_context(_Task(_always(GUARD_SECONDS, fleet.guarding.look)))
-        stack.enter_context(_Task(_always(CANARY_SECONDS, Canaries(settings, fleet, operations).look)))
+        stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
+        stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))

@@ -96,6 +96,23 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return _change(await self._operations.divert(_request(request), request.version, request.weight))
 
     @_mapped
+    async def Deliver(self, request: control_pb2.DeliverRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
+        """Begins, moves on, pauses, resumes or aborts a delivery."""
+        asked, begun = _request(request), request.action in ("", "begin")
+        if begun != bool(request.version):
+            raise InvalidRequest("deliver: expected a version to begin, and none for another action")
+        if begun:
+            return _change(await self._operations.deliver(asked, request.version))
+        if request.action == "next":
+            return _change(await self._operations.deliver_on(asked))
+        if request.action in ("pause", "resume"):
+            return _change(await self._operations.pause(asked, request.action == "pause"))
+        if request.action == "abort":
+            return _change(await self._operations.undivert(asked))
+        known = "begin, next, pause, resume or abort"
+        raise InvalidRequest(f"action: expected {known}, received {quoted(request.action)}")
+
+    @_mapped
     async def Promote(self, request: control_pb2.PromoteRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
         """Makes a version the primary."""
         return _change(await self._operations.promote(_request(request), request.version, request.force))
@@ -245,7 +262,7 @@ def _route(route: Route) -> control_pb2.Route:
         primary=route.primary,
         previous=route.previous,
         shadows=shadows,
-        canary=control_pb2.Canary(version=route.canary, weight=route.weight) if route.canary else None,
+        canary=_canary(route) if route.canary else None,
     )
 
 
@@ -274,6 +291,17 @@ def _joined(shadow: int, found: Labelled | GnomonError) -> control_pb2.Joined:
         refused=found.refused,
         reasons=found.reasons,
     )
+
+
+def _canary(route: Route) -> control_pb2.Canary:
+    found = control_pb2.Canary(version=route.canary, weight=route.weight)
+    if route.delivery is not None:
+        found.delivery.CopyFrom(
+            control_pb2.Delivery(
+                step=route.delivery.step + 1, began=round(route.delivery.began), paused=route.delivery.paused
+            )
+        )
+    return found
 
 
 def _change(change: Change) -> control_pb2.RouteChange:

@@ -7,7 +7,7 @@ import pytest
 
 from gnomon_protos import control_pb2
 from gnomon_server.control.alerts.alarm import Alarm
-from gnomon_server.control.alerts.watch import Alert, Firing, Look, Rollback, Watch
+from gnomon_server.control.alerts.watch import Alert, Firing, Look, Rollback, Stuck, Watch
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.settings import AlertSettings
 
@@ -53,6 +53,14 @@ def test_a_verdict_is_told_once_when_it_is_reached_and_once_when_it_is_gone() ->
     (ended,) = watch.look(look(3))
     assert (ended.since, ended.until) == (at(1), at(3))
     assert watch.firing == []
+
+
+def test_a_delivery_that_is_stuck_is_told_with_its_step_and_reason() -> None:
+    watch = Watch(SETTINGS)
+    (told,) = watch.look(Look(at(0), (), (), (Stuck("m", 2, 3, "it waits"),)))
+    assert told.alert == Alert("GnomonDeliveryStuck", "m", 2, "warning", "")
+    assert told.alert.summary == "model 'm': the delivery of version 2 is stuck in step 3: it waits"
+    assert names(watch.look(look(1))) == [("GnomonDeliveryStuck", True)]
 
 
 def test_a_verdict_that_turns_is_another_alert() -> None:

@@ -13,6 +13,7 @@ from fleets import Rig
 from gnomon_server.control import snapshots
 from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.canaries import Canaries
+from gnomon_server.control.deliveries import Deliveries
 from gnomon_server.control.desired import Request
 from gnomon_server.control.operations import Assignment
 from gnomon_server.control.routes import Route
@@ -261,6 +262,52 @@ async def test_a_canary_whose_verdict_as_a_shadow_is_reject_is_taken_back_and_no
     assert len(rig.operations.rollbacks) == 1
     with pytest.raises(Refused, match="model 'm' version '2' cannot be a canary: the verdict is 'reject', "):
         await rig.operations.divert(ME, 2, 0.25)
+
+
+STEPS = {"steps": [{"weight": 0.1, "seconds": 0.0}, {"weight": 0.5, "seconds": 0.0}], "stuck": 1e-9}
+
+
+async def test_a_delivery_goes_through_its_steps_and_the_verdict_makes_the_primary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleets.use_child_program(monkeypatch)
+    models = {"m": {"delivery": STEPS}}
+    async with fleets.running(tmp_path, here={("m", 1), ("m", 2)}, models=models) as rig:
+        deliveries = Deliveries(Settings(models=models), rig.fleet, rig.operations)
+        begun = (await rig.operations.deliver(ME, 2)).after
+        assert (begun.canary, begun.weight, begun.delivery and begun.delivery.step) == (2, 0.1, 0)
+        with pytest.raises(Refused, match="model 'm' delivers version '2' already"):
+            await rig.operations.deliver(ME, 2)
+        await rig.operations.pause(ME, True)
+        await deliveries.look()
+        assert rig.operations.routes["m"].weight == 0.1
+        with pytest.raises(Refused, match="model 'm' is paused"):
+            await rig.operations.pause(ME, True)
+        await rig.operations.pause(ME, False)
+        # What a server finds that begins anew.
+        assert rig.store.routes() == rig.operations.routes
+        await deliveries.look()
+        assert (rig.operations.routes["m"].weight, rig.store.audit()[0].entry.actor) == (0.5, "gnomon")
+        await deliveries.look()
+        (stuck,) = deliveries.stuck
+        assert (stuck.model, stuck.version, stuck.step) == ("m", 2, 2)
+        assert stuck.reason.startswith("model 'm' version '2': the verdict is 'keep watching', ")
+        await selected(rig)
+        agree(rig, 500)
+        await deliveries.look()
+        after = rig.operations.routes["m"]
+        assert (after.primary, after.previous, after.canary, after.delivery) == (2, 1, 0, None)
+        await deliveries.look()
+        assert deliveries.stuck == ()
+        assert rig.store.audit()[0].entry.action == "promote"
+
+
+async def test_without_steps_or_a_delivery_there_is_nothing_to_do(rig: Rig) -> None:
+    with pytest.raises(Refused, match="model 'm' has no steps to deliver by"):
+        await rig.operations.deliver(ME, 2)
+    for change in (rig.operations.deliver_on(ME), rig.operations.pause(ME, True)):
+        with pytest.raises(Refused, match="model 'm' delivers no version"):
+            await change
 
 
 async def test_a_change_that_cannot_be_stored_is_not_made(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gnomon_server.control.routes import Route
+from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
 
 SERVING = Route("m", 5, primary=2, previous=1, shadows={3: 0.5, 4: 1.0}, idle=frozenset({9}))
@@ -135,6 +135,26 @@ def test_the_primary_cannot_be_its_canary_and_without_one_none_ends() -> None:
         SERVING.undiverted()
 
 
+def test_a_delivery_ends_with_its_canary_or_when_somebody_changes_the_share_and_else_goes_on() -> None:
+    found = SERVING.delivered(3, 0.05, Delivery(0, 5.0))
+    for changed in (
+        found.diverted(3, 0.5),
+        found.undiverted(),
+        found.promoted(3),
+        found.promoted(4),
+        found.rolled_back(),
+    ):
+        assert changed.delivery is None
+    for kept in (
+        found.shadowed(4, 0.5),
+        found.unshadowed(3),
+        found.discovered(frozenset({7})),
+        found.vanished(frozenset({9})),
+    ):
+        assert kept.delivery == found.delivery
+    assert found.assigned(2, {4: 1.0}, 3, 0.05).delivery == found.delivery
+
+
 def test_another_primary_has_no_canary() -> None:
     found = SERVING.diverted(3, 0.05)
     assert (found.promoted(3).canary, found.promoted(3).role(3)) == (0, "primary")
@@ -208,6 +228,22 @@ class RouteMachine(RuleBasedStateMachine):
             assert (self.route.role(version), self.route.weight) == ("canary", weight)
 
     @precondition(lambda self: self.route.primary)
+    @rule(version=VERSIONS, weight=st.floats(0.01, 1), step=st.integers(0, 3))
+    def delivered(self, version: int, weight: float, step: int) -> None:
+        delivery = Delivery(step, 5.0)
+        if self.attempt(lambda route: route.delivered(version, weight, delivery), version != self.route.primary):
+            assert (self.route.role(version), self.route.delivery) == ("canary", delivery)
+
+    @precondition(lambda self: self.route.primary)
+    @rule(paused=st.booleans())
+    def paused(self, paused: bool) -> None:
+        before = self.route.delivery
+        possible = before is not None and before.paused != paused
+        if self.attempt(lambda route: route.paused(paused), possible):
+            assert before is not None
+            assert self.route.delivery == Delivery(before.step, before.began, paused)
+
+    @precondition(lambda self: self.route.primary)
     @rule()
     def undiverted(self) -> None:
         self.attempt(Route.undiverted, bool(self.route.canary))
@@ -245,6 +281,7 @@ class RouteMachine(RuleBasedStateMachine):
         # A canary may be a shadow of what it does not answer, and nothing else.
         assert route.canary not in {route.primary, route.previous, *route.idle} - {0}
         assert bool(route.canary) == bool(route.weight)
+        assert route.canary or route.delivery is None
 
     @invariant()
     def only_what_is_served_has_shadows_or_a_previous_version(self) -> None:

@@ -56,6 +56,17 @@ class Rollback:
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """A delivery that should have gone on long ago."""
+
+    model: str
+    version: int
+    # From 1.
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Look:
     """What there is to see at one moment."""
 
@@ -65,6 +76,7 @@ class Look:
     reports: Sequence[control_pb2.Report]
     # The newest of each model.
     rollbacks: Sequence[Rollback]
+    stuck: Sequence[Stuck] = ()
 
 
 class Watch:
@@ -155,11 +167,20 @@ def _rollbacks(_: Watch, look: Look) -> Iterator[Alert]:
             yield Alert("GnomonRollback", rollback.model, rollback.replaced, "critical", summary)
 
 
+def _stuck(_: Watch, look: Look) -> Iterator[Alert]:
+    for one in look.stuck:
+        summary = (
+            f"model '{one.model}': the delivery of version {one.version} is stuck in step {one.step}: {one.reason}"
+        )
+        yield Alert("GnomonDeliveryStuck", one.model, one.version, "warning", summary)
+
+
 CONDITIONS: Final[tuple[Callable[[Watch, Look], Iterator[Alert]], ...]] = (
     _verdicts,
     _dead_shadows,
     _drops,
     _rollbacks,
+    _stuck,
 )
 
 

@@ -12,7 +12,8 @@ class AuditEntry:
     """Who changes a route, and why."""
 
     actor: str
-    # "discover", "shadow", "promote", "rollback", "apply", "approve", "load", "unload" or "damaged".
+    # "discover", "shadow", "canary", "deliver", "promote", "rollback", "apply", "approve", "load", "unload" or
+    # "damaged".
     action: str
     version: int
     reason: str = ""

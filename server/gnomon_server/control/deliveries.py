@@ -1,0 +1,61 @@
+"""Deliveries: looks at each canary that is on its way to be the primary, and moves it on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from gnomon_server.control.alerts.watch import Stuck
+from gnomon_server.control.canaries import Canaries
+from gnomon_server.control.delivery import decide
+from gnomon_server.control.desired import Request
+from gnomon_server.control.fleet import Fleet
+from gnomon_server.control.operations import Operations
+from gnomon_server.control.routes import Route
+from gnomon_server.control.store.tables import SERVER
+from gnomon_server.errors import GnomonError
+from gnomon_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Deliveries:
+    """Belongs to control's event loop; `look` is called once a second or so."""
+
+    def __init__(self, settings: Settings, fleet: Fleet, operations: Operations) -> None:
+        self._settings = settings
+        self._operations = operations
+        self.canaries = Canaries(settings, fleet, operations)
+        self._stuck: dict[str, Stuck] = {}
+
+    @property
+    def stuck(self) -> Sequence[Stuck]:
+        """Those that should have gone on long ago."""
+        return tuple(self._stuck.values())
+
+    async def look(self) -> None:
+        """Moves on what is due; what cannot be is tried again, and reported once it has taken long enough."""
+        stuck: dict[str, Stuck] = {}
+        for route in self._operations.routes.values():
+            if route.delivery is None or not self._operations.leads:
+                continue
+            settings = self._settings.model(route.model).delivery
+            found = decide(route.delivery, settings, time.time(), self.canaries.answered(route))
+            reason = found.reason
+            if found.move != "hold":
+                reason = await self._moved(route)
+            if found.stuck and reason:
+                stuck[route.model] = Stuck(route.model, route.canary, route.delivery.step + 1, reason)
+        for model in stuck.keys() - self._stuck.keys():
+            one = stuck[model]
+            log.warning("model '%s': the delivery of version %d is stuck: %s", model, one.version, one.reason)
+        self._stuck = stuck
+
+    async def _moved(self, route: Route) -> str:
+        """Moves a delivery on; returns why it cannot be, or nothing."""
+        try:
+            await self._operations.deliver_on(Request(route.model, SERVER, "the step is complete"), route.generation)
+        except GnomonError as error:
+            return str(error)
+        return ""

@@ -1,0 +1,81 @@
+"""A delivery: from shadow by larger and larger shares to primary, over the death of the server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_models as models
+from load import Load
+from servers import ServerProcess, eventually
+
+from gnomon_protos import control_pb2
+
+CONFIG = """
+grace = 1.0
+[policy]
+tolerance = 0.05
+min_requests = 100
+min_duration = 0
+block = 1
+dedupe = false
+[models.m.delivery]
+steps = [{weight = 0.2, seconds = 0, requests = 20}, {weight = 0.6, seconds = 0.5, requests = 40}]
+"""
+
+
+def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("gnomon")), *words, "--control", server.control_address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def route(server: ServerProcess) -> control_pb2.Route:
+    with server.control() as control:
+        found = control_pb2.Route()
+        found.CopyFrom(control.models("m").models[0].route)
+        return found
+
+
+def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_failed_request(tmp_path: Path) -> None:
+    for version in (1, 2):
+        models.write(tmp_path / "models", "m", version, models.affine(1.0))
+    with ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server:
+        begun = gnomon(server, "deliver", "m", "2")
+        assert "version 2 answers 20% of requests as canary, step 1" in begun.stdout, begun
+        assert "step 1, paused" in gnomon(server, "deliver", "m", "pause").stdout
+        with Load(server.grpc, "m") as load:
+            load.reach(300)
+        assert {answer.version for answer in load.answers} == {1, 2}
+        before = route(server)
+        assert (before.canary.weight, before.canary.delivery.paused) == (0.2, True)
+        server.kill()
+    with ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server:
+        assert route(server) == before
+        with Load(server.grpc, "m") as load:
+            load.reach(100)
+            assert gnomon(server, "deliver", "m", "resume").returncode == 0
+            eventually(lambda: route(server).primary == 2, seconds=60)
+            load.reach(20)
+        assert load.failures == []
+        after = route(server)
+        assert (after.previous, after.HasField("canary")) == (1, False)
+        with server.control() as control:
+            changes = [(entry.action, entry.actor == "gnomon") for entry in control.audit("m").entries]
+        assert changes == [
+            ("promote", True),
+            ("deliver", True),
+            ("deliver", False),
+            ("deliver", False),
+            ("deliver", False),
+            ("discover", True),
+        ]
+        for words, message in (
+            (("m", "next"), "model 'm' delivers no version"),
+            (("m", "abort"), "model 'm' has no canary"),
+            (("m", "faster"), "expected a version, or one of next, pause, resume, abort, received 'faster'"),
+            (("m", "9"), "model 'm': version '9' not found"),
+        ):
+            refused = gnomon(server, "deliver", *words)
+            assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused
+            assert message in refused.stderr
