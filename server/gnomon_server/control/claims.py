@@ -11,7 +11,7 @@ import numpy as np
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import GEO32, SYM64, Floats, Knots, signed
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, of_output, of_segment
+from gnomon_server.wire.metrics import DISAGREEMENT, EXCESS, FAILURE, LATENCY, LOSS, of_output, of_segment
 from gnomon_server.wire.tallies import MetricCounts, Serial, ShareCounts
 
 
@@ -102,7 +102,11 @@ def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:
         # Who is right more often disagrees.
         yield Claim(LOSS, policy.loss, SYM64, *_with_lost(SYM64, counts[LOSS], lost))
     else:
-        yield disagreement(evidence, policy)
+        if EXCESS in counts:
+            excess = counts[EXCESS]
+            yield Claim(EXCESS, policy.tolerance, SYM64, np.array(excess.up), np.array(excess.lo))
+        else:
+            yield disagreement(evidence, policy)
         for name, limit in policy.outputs.items():
             yield Claim(of_output(name), limit, GEO32, *_with_lost(GEO32, counts.get(of_output(name)), lost))
     for name, segment in policy.segments.items():
@@ -110,12 +114,13 @@ def _claims(evidence: Evidence, policy: Policy) -> Iterator[Claim]:
         sides = _with_lost(GEO32, counts.get(of_segment(segment.where)), lost)
         least = segment.min_requests / evidence.observed.block
         yield Claim(of_segment(name), segment.tolerance, GEO32, *sides, least)
-    if policy.errors:
+    # Only what the shadow answers is run again.
+    if errors_limit := policy.errors or (policy.tolerance if EXCESS in counts else 0.0):
         up, lo = map(signed, _with_lost(GEO32, counts.get(FAILURE), lost))
         # Where the primary failed the shadow was not asked: it may have failed as well, or not.
         up[len(SYM64) // 2] += errors
         lo[0] += errors
-        yield Claim(FAILURE, policy.errors, SYM64, up, lo)
+        yield Claim(FAILURE, errors_limit, SYM64, up, lo)
     if policy.latency:
         yield Claim(LATENCY, policy.latency_excess, SYM64, *_with_lost(SYM64, counts.get(LATENCY), lost))
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
-from gnomon_server.control import labels, reports
+from gnomon_server.control import labels, repetitions, reports
 from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison, Pair
@@ -312,7 +312,7 @@ class Operations:
         comparison = self._compared(model, shadow)
         route, pair = self.route(model), comparison.pair
         policy, now = self._settings.policy_of(model), datetime.now(UTC)
-        evidence = labels.judged(comparison.evidence, comparison.labels, policy, now)
+        evidence = _judged(comparison, policy, now)
         states = (
             self._fleet.state(model, pair.primary),
             self._desired.explained(self._fleet.state(model, pair.shadow)),
@@ -375,7 +375,7 @@ class Operations:
             for shadow in route.shadows:
                 comparison = self._ledger.totals(Pair(route.model, route.primary, shadow))
                 policy = self._settings.policy_of(route.model)
-                evidence = labels.judged(comparison.evidence, comparison.labels, policy, datetime.now(UTC))
+                evidence = _judged(comparison, policy, datetime.now(UTC))
                 self._judge(comparison, evidence, policy)
 
     def _judge(self, comparison: Comparison, evidence: Evidence, policy: Policy) -> Verdict:
@@ -425,3 +425,9 @@ class Operations:
 
 def _entry(request: Request, action: str, version: int) -> AuditEntry:
     return AuditEntry(request.actor, action, version, request.reason)
+
+
+def _judged(comparison: Comparison, policy: Policy, now: datetime) -> Evidence:
+    """Returns the evidence by which a policy judges."""
+    evidence = repetitions.net(comparison.evidence, comparison.repeats, policy)
+    return labels.judged(evidence, comparison.labels, policy, now)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import reduce
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from gnomon_protos import control_pb2
 from gnomon_server.control import latencies
+from gnomon_server.control.evidence import Evidence
+from gnomon_server.settings import Policy
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.knots import SYM64
 from gnomon_server.wire import sketch
 from gnomon_server.wire.counts import SketchCounts
-from gnomon_server.wire.tallies import RepeatedOutput, RepeatTally
+from gnomon_server.wire.metrics import EXCESS
+from gnomon_server.wire.tallies import MetricCounts, RepeatedOutput, RepeatTally
 
 # Each bound of an interval is wrong with this probability at most.
 ALPHA: Final = 0.025
@@ -35,6 +40,19 @@ def merge(one: RepeatTally, other: RepeatTally) -> RepeatTally:
         own_times=sketch.merge((one.own_times, other.own_times)),
         shadow_times=sketch.merge((one.shadow_times, other.shadow_times)),
     )
+
+
+def net(evidence: Evidence, tally: RepeatTally, policy: Policy) -> Evidence:
+    """Returns the evidence by which a policy judges: where the primary disagrees with itself, with what is beyond that.
+
+    What it disagrees with itself by less than a tenth of the tolerance is not worth the requests that this takes.
+    """
+    observed = evidence.observed
+    if policy.labels or not tally.requests or 1 - tally.own_agreement_sum / tally.requests <= policy.tolerance / 10:
+        return evidence
+    metrics = (*observed.metrics, MetricCounts(EXCESS, tally.excess, tally.excess))
+    changed = msgspec.structs.replace(observed, basis=f"{observed.basis}+net", metrics=metrics)
+    return replace(evidence, observed=changed)
 
 
 def report(tally: RepeatTally, primary_times: SketchCounts) -> control_pb2.Repetition | None:

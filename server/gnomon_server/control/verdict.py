@@ -10,13 +10,13 @@ from typing import Final, Literal
 
 import numpy as np
 
-from gnomon_server.control.claims import Claim, claims
+from gnomon_server.control.claims import Claim, claims, disagreement
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.settings import Policy
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.evidence import log_lo, log_up
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.metrics import DISAGREEMENT, FAILURE, LATENCY, LOSS, output_of, segment_of
+from gnomon_server.wire.metrics import DISAGREEMENT, EXCESS, FAILURE, LATENCY, LOSS, output_of, segment_of
 from gnomon_server.wire.tallies import Observed
 
 Decision = Literal["promote", "reject", "keep watching"]
@@ -182,13 +182,16 @@ def _more_requests(case: _Case) -> int:
 
 def _foreseen(claim: Claim, case: _Case) -> tuple[bool, float]:
     """Returns the forecast in observations of all the traffic, of which a segment has its share only."""
+    if claim.metric == EXCESS:
+        against, more = _forecast(claim, case.policy, len(case.claims))
+        return against, more * case.requests / case.policy.block / float(claim.up.sum())
     if not segment_of(claim.metric):
         return _forecast(claim, case.policy, len(case.claims))
     held = float(claim.up.sum())
     if not held:
         return False, inf
     against, more = _forecast(claim, case.policy, len(case.claims))
-    share = min(1.0, held / max(held, float(case.claims[0].up.sum())))
+    share = min(1.0, held / max(held, float(disagreement(case.evidence, case.policy).up.sum())))
     return against, more / share if against else max(more, claim.least - held) / share
 
 
@@ -282,6 +285,7 @@ def _at_most(finding: Finding) -> str:
 def _said(finding: Finding, amount: str) -> str:
     sentences = {
         DISAGREEMENT: "{} of rows disagree",
+        EXCESS: "the primary is not deterministic, and beyond what it disagrees with itself {} of rows disagree",
         FAILURE: "the shadow fails on {} more of the requests than the primary",
         LOSS: "the shadow is wrong on {} more of the rows than the primary",
         LATENCY: "the shadow is too slow on {} more of the requests than the primary",

@@ -14,6 +14,8 @@ FAILURE: Final = "failure"
 LATENCY: Final = "latency"
 # Whether the shadow is wrong, less whether the primary is, where the truth is known, as (e + 1)/2.
 LOSS: Final = "loss"
+# The disagreement less that of the primary with itself, on requests that were run again, as (e + 1)/2.
+EXCESS: Final = "excess"
 _OUTPUT: Final = "output "
 _SEGMENT: Final = "segment "
 
