@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_models as models
 import pytest
 from google.protobuf import json_format
@@ -15,6 +17,7 @@ from load import Load
 from servers import ServerProcess, eventually
 from tallying import at_rest, mirrored
 
+from gnomon_client import Internal
 from gnomon_protos import control_pb2
 from gnomon_protos import inference_pb2 as pb
 from gnomon_server.shadow.recording import Segment, segments
@@ -160,3 +163,27 @@ def test_a_recording_is_replayed_against_a_server_elsewhere(repository: Path, tm
         assert (done.returncode, done.stderr) == (0, "")
         (report,) = json.loads(done.stdout)["reports"]
         assert (report["outcomes"]["compared"], report["agreement"]["estimate"]) == (str(load.ended), 1.0)
+
+
+def test_what_the_primary_failed_on_is_in_the_outcomes_of_a_replay(tmp_path: Path) -> None:
+    models.write(tmp_path / "models", "m", 1, models.raising())
+    models.write(tmp_path / "models", "m", 2, models.raising())
+    folder = tmp_path / "state" / "recordings" / "m" / "2"
+    good, bad = np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32)
+    with (
+        ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server,
+        server.control() as control,
+        server.client() as client,
+    ):
+        mirrored(control, "m")
+        for row in (bad, good, bad, good, bad):
+            with contextlib.suppress(Internal):
+                client.infer("m", row)
+        live = at_rest(control, "m", 5)
+    assert (live.compared, live.primary_error) == (2, 3)
+    done = replay(folder, "--against", 2, "--repository", tmp_path / "models", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (again,) = json.loads(done.stdout)["reports"]
+    assert again["outcomes"] == json_format.MessageToDict(
+        live, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

@@ -77,6 +77,8 @@ def replay(onto: Replay, paths: Sequence[Path]) -> int:
             if segment.head is not None:
                 for one in segment:
                     onto.take(segment.head, one)
+            for missing in segment.missing:
+                onto.missed(missing)
             cut += segment.cut
     if not onto.runs:
         raise InvalidRequest(f"{paths[0]}: expected a recording, found no run that is whole")
@@ -113,7 +115,12 @@ def replayed(of: Replay, shadow: Shadow, policy: Policy) -> list[control_pb2.Rep
     states[shadow.version] = VersionState(model, shadow.version, READY, digest=shadow.digest)
     since = datetime.fromtimestamp(of.first_ns / 1e9, UTC)
     known = of.feedback.snapshot(model, shadow.version) if of.feedback is not None else ()
-    return reports(model, states, shadow.version, of.snapshot(), of.received, since, policy, labelled=known)
+    return reports(
+        *(model, states, shadow.version, of.snapshot(), of.received, since, policy),
+        primary_errors=of.primary_errors,
+        labelled=known,
+        dropped=of.dropped,
+    )
 
 
 def reports(
@@ -126,11 +133,12 @@ def reports(
     policy: Policy,
     primary_errors: Mapping[int, int] = MappingProxyType({}),
     labelled: Sequence[PairLabels] = (),
+    dropped: Mapping[int, int] = MappingProxyType({}),
 ) -> list[control_pb2.Report]:
     """Returns the report on each primary, oldest version first.
 
-    By version: `states`, the requests that the shadow `received`, and those that the primary failed on. With what
-    became known later in `labelled`, that is judged.
+    By version: `states`, the requests that the shadow `received`, those that the primary failed on, and those that were
+    `dropped` on their way. With what became known later in `labelled`, that is judged.
     """
     from gnomon_server.control import labels
     from gnomon_server.control.comparison import Pair
@@ -143,9 +151,10 @@ def reports(
 
     ledger = Ledger(lambda: since)
     counts = tuple(SourceCount(model, primary, shadow, SOURCE, number) for primary, number in received.items())
-    for primary, errors in primary_errors.items():
-        selected = received.get(primary, 0) + errors
-        ledger.frontend_reported((FeedCount(model, primary, shadow, SOURCE, SOURCE, selected, 0, errors),))
+    for primary in primary_errors.keys() | dropped.keys():
+        errors, lost = primary_errors.get(primary, 0), dropped.get(primary, 0)
+        selected = received.get(primary, 0) + errors + lost
+        ledger.frontend_reported((FeedCount(model, primary, shadow, SOURCE, SOURCE, selected, lost, errors),))
     ledger.worker_reported(WorkerReport(SOURCE, tuple(tallies), counts, (), 0, (), 0, labels=tuple(labelled)))
     found, now = [], utc_now()
     for tally in tallies:

@@ -44,6 +44,8 @@ class Feed:
         self._selected: dict[int, int] = {}
         self._dropped: dict[int, int] = {}
         self._primary_errors: dict[int, int] = {}
+        # What the worker was told of these: dropped and failed, by primary version.
+        self._told: dict[int, tuple[int, int]] = {}
         self._socket: socket.socket | None = None
 
     async def connect(self) -> None:
@@ -89,14 +91,15 @@ class Feed:
         self._unsent_bytes += taken
         if self._gathered_bytes >= FLUSH_BYTES:
             self.flush()
-        elif self._timer is None and gathered:
-            self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
+        elif self._timer is None and (gathered or dropped):
+            self._flush_soon()
         return dropped
 
     def leave_out(self, primary: int, requests: int) -> None:
         """Counts selected requests as dropped that are not worth their way."""
         self._selected[primary] = self._selected.get(primary, 0) + requests
         self._dropped[primary] = self._dropped.get(primary, 0) + requests
+        self._flush_soon()
 
     def primary_failed(self, primary: int, requests: int) -> None:
         """Counts selected requests to which the primary had no answer."""
@@ -104,12 +107,15 @@ class Feed:
             return
         self._selected[primary] = self._selected.get(primary, 0) + requests
         self._primary_errors[primary] = self._primary_errors.get(primary, 0) + requests
+        self._flush_soon()
 
     def flush(self) -> None:
         """Writes what has gathered as far as the worker takes it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if not self._blocked and self._socket is not None:
+            self._tell_losses()
         if self._gathered:
             self._chunks.append(memoryview(b"".join(self._gathered)))
             self._gathered.clear()
@@ -150,6 +156,21 @@ class Feed:
             )
             for primary, selected in self._selected.items()
         ]
+
+    def _flush_soon(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
+
+    def _tell_losses(self) -> None:
+        """Tells the worker what does not come, which it records; control hears of it from here, whatever happens."""
+        for primary in self._dropped.keys() | self._primary_errors.keys():
+            lost = self._dropped.get(primary, 0), self._primary_errors.get(primary, 0)
+            told = self._told.get(primary, (0, 0))
+            if lost != told:
+                self._told[primary] = lost
+                self._gathered.append(record.loss(record.Loss(primary, lost[0] - told[0], lost[1] - told[1])))
+                self._gathered_bytes += record.LOSS.size
+                self._unsent_bytes += record.LOSS.size
 
     def _write(self) -> None:
         connection = self._socket

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Takes a record and its size in bytes; must not block.
 Sink = Callable[[Record, int], None]
+LossSink = Callable[[record.Loss], None]
 _TOTAL: Final = struct.Struct("<I")
 _INT: Final = struct.Struct("i")
 
@@ -47,6 +48,8 @@ class Cutter:
         self.source = ""
         # Share of the requests that the next record was selected from.
         self._sample = 1.0
+        # What does not come, as the source told since somebody last emptied this.
+        self.losses: list[record.Loss] = []
         self._parts: list[bytes] = []
         self._have = 0
         # Bytes without which nothing more can be cut.
@@ -62,6 +65,8 @@ class Cutter:
             while (size := self._next_size(data, offset)) is not None:
                 if size == record.MARK.size:
                     _, self._sample = record.MARK.unpack_from(data, offset)
+                elif size == record.LOSS.size:
+                    self.losses.append(record.Loss(*record.LOSS.unpack_from(data, offset)[1:]))
                 else:
                     found = record.decode(data, offset, self._sample)
                     if found is None:
@@ -82,11 +87,12 @@ class Cutter:
     def _next_size(self, data: bytes, offset: int) -> int | None:
         """Returns the size of the record at `offset`, or None, having noted what is needed, if it is incomplete."""
         rest = len(data) - offset
-        self._need = record.HEAD.size
+        # No more: what tells of a loss is shorter than a record, and may be the last for long.
+        self._need = _TOTAL.size
         if rest < self._need:
             return None
         (total,) = _TOTAL.unpack_from(data, offset)
-        if total < record.HEAD.size and total != record.MARK.size:
+        if total < record.HEAD.size and total not in (record.MARK.size, record.LOSS.size):
             raise Malformed(f"expected a record of at least {record.HEAD.size} bytes, received {total}")
         if rest < total:
             self._need = total
@@ -100,8 +106,9 @@ class _Connection(asyncio.Protocol):
     # Set before anything else happens.
     transport: asyncio.Transport
 
-    def __init__(self, sink: Sink, connections: set[_Connection]) -> None:
+    def __init__(self, sink: Sink, lost: LossSink, connections: set[_Connection]) -> None:
         self._sink = sink
+        self._lost = lost
         self._connections = connections
         self._cutter = Cutter()
         self._received: Counter[int] = Counter()
@@ -124,6 +131,9 @@ class _Connection(asyncio.Protocol):
         except Malformed as error:
             log.error("mirror feed closed: %s", error)
             self.transport.abort()
+        losses, self._cutter.losses = self._cutter.losses, []
+        for loss in losses:
+            self._lost(loss)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         # Everything that the other end wrote was read before, unless the stream was malformed.
@@ -133,8 +143,10 @@ class _Connection(asyncio.Protocol):
 class Intake:
     """The listening socket and its connections; owned by the event loop that opened it."""
 
-    def __init__(self, sink: Sink, address: str) -> None:
+    def __init__(self, sink: Sink, address: str, lost: LossSink = lambda _: None) -> None:
+        """Takes what takes records, where to listen, and what takes word of requests that do not come."""
         self._sink = sink
+        self._lost = lost
         self._address = address
         # Those that ended stay until their last counts were taken.
         self._connections: set[_Connection] = set()
@@ -143,7 +155,9 @@ class Intake:
     async def open(self) -> None:
         """Listens; a socket that a dead worker left at the address is replaced. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self._sink, self._connections), self._address)
+        self._server = await loop.create_unix_server(
+            lambda: _Connection(self._sink, self._lost, self._connections), self._address
+        )
 
     def arrivals(self) -> list[Arrivals]:
         """Returns the counts so far of every source; one that has ended is in it once, and then forgotten."""

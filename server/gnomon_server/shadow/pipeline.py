@@ -31,7 +31,7 @@ from gnomon_server.wire.counts import SourceCount
 from gnomon_server.wire.labels import Label, Labelled
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.plans import Observing
-from gnomon_server.wire.record import Record
+from gnomon_server.wire.record import Loss, Record
 
 # Looks at nothing beside the comparison.
 NOTHING: Final = CompareSettings(repeat=0.0, keep=0, segment_rows=0)
@@ -80,7 +80,7 @@ class Pipeline:
             executor,
             self._settle,
         )
-        self._intake = Intake(self.take, address)
+        self._intake = Intake(self.take, address, self._never_came)
 
     @property
     def trouble(self) -> str:
@@ -165,6 +165,11 @@ class Pipeline:
         limit = time.time_ns() - self._deadline_ns
         for record in records:
             self._never_ran((record,), TIMEOUT if record.end_ns < limit else DROPPED)
+
+    def _never_came(self, loss: Loss) -> None:
+        """Takes word of requests that were selected and do not come: frontends count them, a recording keeps it."""
+        if self._recorder is not None:
+            self._recorder.lost(loss)
 
     def _never_ran(self, records: Sequence[Record], outcome: str) -> None:
         if records:

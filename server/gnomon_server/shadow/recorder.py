@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +16,9 @@ import msgspec
 from gnomon_server.settings import RecordingSettings, Settings
 from gnomon_server.shadow import recording
 from gnomon_server.shadow.outcome import Ended
-from gnomon_server.shadow.recording import MAGIC, SUFFIX, Head
+from gnomon_server.shadow.recording import MAGIC, SUFFIX, Frame, Head, Missing
 from gnomon_server.shadow.trial import Shadow
-from gnomon_server.wire.record import Record
+from gnomon_server.wire.record import Loss, Record
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,18 @@ class Recorder:
 
     def settle(self, records: Sequence[Record], ended: Sequence[Ended]) -> None:
         """Records what became of requests; `records` are in the order in which they ran."""
+        self._keep(recording.runs(records, ended))
+
+    def lost(self, loss: Loss) -> None:
+        """Records that requests were selected and did not come."""
+        self._keep((Missing(*loss),))
+
+    def _keep(self, frames: Iterable[Frame]) -> None:
         if self.failure:
             return
         try:
-            for run in recording.runs(records, ended):
-                self._write(recording.encode(run))
+            for frame in frames:
+                self._write(recording.encode(frame))
         except OSError as error:
             self._fail(error)
 

@@ -69,11 +69,22 @@ class Run(msgspec.Struct, frozen=True, tag="run", tag_field="kind"):
     records: tuple[Record, ...]
 
 
+class Missing(msgspec.Struct, frozen=True, tag="missing", tag_field="kind"):
+    """Requests that were selected and never reached the worker, so that nothing but their number is known."""
+
+    # Version of the primary.
+    primary: int
+    # For want of room, and since the primary failed on them.
+    dropped: int
+    primary_errors: int
+
+
+Frame = Head | Run | Missing
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final[msgspec.msgpack.Decoder[Head | Run]] = msgspec.msgpack.Decoder(Head | Run)
+_DECODER: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
 
 
-def encode(frame: Head | Run) -> bytes:
+def encode(frame: Frame) -> bytes:
     """Returns a frame as it stands in a segment."""
     body = _ENCODER.encode(frame)
     return _PREFIX.pack(len(body), zlib.crc32(body)) + body
@@ -131,6 +142,8 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.cut = 0
+        # Those between the runs that were read.
+        self.missing: list[Missing] = []
         self._ended = False
         try:
             self._size = path.stat().st_size
@@ -146,10 +159,13 @@ class Segment:
 
     def __iter__(self) -> Iterator[Run]:
         """Yields what was recorded, in order."""
-        while isinstance(run := self._next(), Run):
-            yield run
+        while isinstance(frame := self._next(), Run | Missing):
+            if isinstance(frame, Run):
+                yield frame
+            else:
+                self.missing.append(frame)
 
-    def _next(self) -> Head | Run | None:
+    def _next(self) -> Frame | None:
         """Returns the next frame; None at the end, which is the first frame that is not whole."""
         if self._ended:
             return None
@@ -184,7 +200,7 @@ def segments(path: Path) -> list[Path]:
     return names
 
 
-def _decoded(body: bytes) -> Head | Run | None:
+def _decoded(body: bytes) -> Frame | None:
     try:
         return _DECODER.decode(body)
     except msgspec.MsgspecError:

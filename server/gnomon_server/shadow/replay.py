@@ -14,7 +14,7 @@ from gnomon_server.shadow.choice import choose
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.feedback import Feedback
 from gnomon_server.shadow.outcome import DROPPED, NOT_COMPARABLE, TIMEOUT, Ended, Uncompared
-from gnomon_server.shadow.recording import Head, Run
+from gnomon_server.shadow.recording import Head, Missing, Run
 from gnomon_server.shadow.tally import Tally
 from gnomon_server.shadow.trial import Shadow, Trial
 from gnomon_server.wire.plans import Observing
@@ -53,6 +53,9 @@ class Replay:
         # Requests by primary version, and when the first was answered, in nanoseconds since the epoch.
         self.received: Counter[int] = Counter()
         self.first_ns = NEVER
+        # Of those that were never recorded, by primary version.
+        self.dropped: Counter[int] = Counter()
+        self.primary_errors: Counter[int] = Counter()
         # Runs; of these: of the recorded version; of these: those that found something else than was recorded.
         self.runs = 0
         self.comparable = 0
@@ -74,6 +77,11 @@ class Replay:
         self._settle(ended)
         if (recording.outcomes(run.records, ended), recording.found(ended)) != (run.outcomes, run.found):
             self.differing += 1
+
+    def missed(self, missing: Missing) -> None:
+        """Takes how many requests never reached the recording."""
+        self.dropped[missing.primary] += missing.dropped
+        self.primary_errors[missing.primary] += missing.primary_errors
 
     def answered(self, records: Sequence[Record]) -> None:
         """Tries the shadow on requests that were never recorded."""

@@ -24,6 +24,9 @@ _FLAGS: Final = struct.calcsize("<IIq")
 # Stands between records: size of itself, which no record is so small as to have, and the share of the requests that
 # those after it were selected from.
 MARK = struct.Struct("<Id")
+# Stands between records, too: size of itself, primary version, and how many requests were selected since the last such
+# mark that are not among the records: dropped for want of room, and failed on by the primary.
+LOSS = struct.Struct("<Iqqq")
 
 
 class Place(NamedTuple):
@@ -36,6 +39,14 @@ class Place(NamedTuple):
 
 
 ALONE: Final = Place(b"", starts=False, ends=False)
+
+
+class Loss(NamedTuple):
+    """Requests that were selected and are not on their way."""
+
+    primary: int
+    dropped: int
+    primary_errors: int
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -123,6 +134,11 @@ def placed(buffers: tuple[bytes, bytes, bytes], place: Place) -> tuple[bytes, by
 def mark(sample: float) -> bytes:
     """Returns what stands before records that were selected from another share of the requests than those before."""
     return MARK.pack(MARK.size, sample)
+
+
+def loss(lost: Loss) -> bytes:
+    """Returns what tells of selected requests that do not come."""
+    return LOSS.pack(LOSS.size, *lost)
 
 
 def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: float = 1.0) -> tuple[Record, int] | None:

@@ -161,6 +161,10 @@ class Reader:
                 if size == record.MARK.size:
                     sample = share
                     del buffer[:size]
+                elif size == record.LOSS.size:
+                    if len(buffer) < size:
+                        break
+                    del buffer[:size]
                 elif (decoded := record.decode(buffer, 0, sample)) is not None:
                     found.append(decoded[0])
                     del buffer[: decoded[1]]

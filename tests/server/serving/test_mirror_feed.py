@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from server.serving.fakes import Reader, mirrored, shadow
 
 from gnomon_server.serving.feed import FLUSH_BYTES, Feed
+from gnomon_server.shadow.intake import Intake
 from gnomon_server.wire import record
 from gnomon_server.wire.counts import FeedCount
 
@@ -216,3 +217,32 @@ def test_what_arrives_is_what_was_selected_and_not_dropped(offers: list[tuple[in
         }
 
     asyncio.run(run())
+
+
+async def test_the_worker_is_told_how_many_requests_do_not_come(address: str) -> None:
+    told: list[record.Loss] = []
+    taken: list[bytes] = []
+    intake = Intake(lambda one, _: taken.append(one.request), address, told.append)
+    await intake.open()
+    feed = Feed(shadow(address), 2 * len(b"".join(record.encode(mirrored(b"x")))))
+    await feed.connect()
+    for _ in range(3):
+        offered(feed, b"x")
+    feed.primary_failed(1, 2)
+    feed.leave_out(3, 4)
+    feed.flush()
+    # Nothing new: nothing is told.
+    feed.flush()
+    feed.primary_failed(1, 5)
+    feed.flush()
+    async with asyncio.timeout(30):
+        while sum(one.primary_errors for one in told) < 7:
+            await asyncio.sleep(0.001)
+    feed.close()
+    await intake.drain(10)
+    assert taken == [b"x", b"x"]
+    for primary, dropped, failed in ((1, 1, 7), (3, 4, 0)):
+        mine = [one for one in told if one.primary == primary]
+        assert sum(one.dropped for one in mine) == dropped
+        assert sum(one.primary_errors for one in mine) == failed
+    assert len(told) == 3

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.shadow.fakes import POISON, Adder, added, on_the_wire, record_of
 
-from gnomon_server.settings import MirrorSettings, RecordingSettings
+from gnomon_server.cli import offline
+from gnomon_server.settings import MirrorSettings, Policy, RecordingSettings
+from gnomon_server.shadow.outcome import DROPPED, Uncompared
 from gnomon_server.shadow.pipeline import Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.recording import Head, Segment, segments
 from gnomon_server.shadow.replay import Replay
-from gnomon_server.wire.record import Record
+from gnomon_server.wire.record import Loss, Record
 from gnomon_server.wire.tallies import PairTally
 
 HOUR = 3600.0
@@ -148,3 +150,17 @@ def test_any_traffic_is_reproduced(
     replay = replayed(folder, Adder(bias=1e-5, coalescable=coalescable))
     assert replay.snapshot() == tally
     assert replay.differing == 0
+
+
+def test_what_never_reached_the_worker_is_in_the_outcomes_of_a_replay(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, RecordingSettings(True), Head("adder", 2, "sha256:adder", 10**10))
+    recorder.lost(Loss(1, 3, 2))
+    one = added()
+    recorder.settle((one,), (Uncompared((one,), DROPPED),))
+    recorder.lost(Loss(1, 1, 0))
+    recorder.close()
+    replay = Replay(Adder(), 256)
+    assert offline.replay(replay, segments(tmp_path)) == 0
+    (report,) = offline.replayed(replay, Adder(), Policy())
+    found = report.outcomes
+    assert (found.selected, found.dropped, found.primary_error, found.pending) == (7, 5, 2, 0)
