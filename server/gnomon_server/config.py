@@ -15,6 +15,7 @@ import msgspec
 from gnomon_server import lines, predicates
 from gnomon_server.conversion import Wrong, converted
 from gnomon_server.errors import InvalidRequest
+from gnomon_server.redaction import redacted
 from gnomon_server.settings import Policy, Settings
 
 # A TOML key that needs no quotes.
@@ -44,6 +45,12 @@ def load(flags: Mapping[str, Any], file: Path | None = None, environment: Mappin
     if bool(settings.tls.certificate) != bool(settings.tls.key) or (settings.tls.client_ca and not settings.tls.key):
         raise InvalidRequest(f"{where}: tls: expected certificate and key, and client_ca beside them only")
     return settings
+
+
+def presentable(settings: Settings) -> Settings:
+    """Returns the settings as anybody may read them: with `***` in the place of passwords."""
+    alerts = msgspec.structs.replace(settings.alerts, webhook=redacted(settings.alerts.webhook))
+    return msgspec.structs.replace(settings, store=redacted(settings.store), alerts=alerts)
 
 
 def to_toml(settings: Settings) -> str:

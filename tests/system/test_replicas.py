@@ -138,6 +138,41 @@ def test_one_that_is_cut_off_answers_on_and_follows_when_it_is_back(pair: Pair) 
     assert near.audit() == far.audit()
 
 
+def test_a_server_that_starts_while_the_database_is_away_answers_by_the_routes_that_it_knew(pair: Pair) -> None:
+    near, far = pair.controls
+    mirrored(far, "m", 2)
+    before = {control: compared(control) for control in pair.controls}
+    with Load(pair.servers[1].grpc, "m", name="b") as load:
+        load.reach(20)
+    eventually(lambda: compared(near) == before[near] + load.ended)
+    name = (pair.servers[1].state / "replica").read_text()
+    pair.servers[1].kill()
+    pair.cable.cut()
+    # What it does not hear of.
+    near.promote("m", 2, force=True, reason="the other is away")
+    pair.servers[1].start()
+    assert any("it begins by the routes that it last knew" in line for line in pair.servers[1].log)
+    with pair.servers[1].client() as client, pair.servers[1].control() as back:
+        assert client.infer("m", ROW).version == "1"
+        assert (primary(back), shadows(back)) == (1, [2])
+        eventually(lambda: "the database cannot be reached" in back.models().store_trouble)
+        with pytest.raises(Unavailable, match="the database cannot be reached"):
+            back.promote("m", 2, force=True, reason="now")
+        pair.cable.mend()
+        eventually(lambda: primary(back) == 2)
+        assert client.infer("m", ROW).version == "2"
+        assert back.models().store_trouble == ""
+        # What it counted in its life before is still there, under its old name.
+        assert (pair.servers[1].state / "replica").read_text() != name
+        assert pair.database.run(f"SELECT count(*) FROM tallies WHERE replica = '{name}'") == [(1,)]
+        assert promotable(back)
+
+
+def promotable(control: Control) -> bool:
+    """Whether the server changes routes again."""
+    return bool(control.rollback("m", reason="it is back").after.primary == 1)
+
+
 def test_when_the_one_that_decides_dies_the_other_does(pair: Pair) -> None:
     leaders = pair.database.run("SELECT holder FROM lease")
     names = [(server.state / "replica").read_text() for server in pair.servers]

@@ -93,6 +93,8 @@ def run_status(arguments: argparse.Namespace) -> int:
         from gnomon_server.cli import tables
 
         console().print(tables.status(found.models))
+        if found.store_trouble:
+            say(f"no route can be changed: {found.store_trouble}")
     return 0
 
 

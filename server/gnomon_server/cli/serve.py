@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     flags = {name: getattr(arguments, name) for name in FLAGS}
     settings = config.load(flags, arguments.config)
     if arguments.print_config:
-        say(config.to_toml(settings))
+        say(config.to_toml(config.presentable(settings)))
         return 0
     if find_spec("onnxruntime") is None:
         # Only the children import it; without it they would die again and again.

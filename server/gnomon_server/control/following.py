@@ -7,7 +7,7 @@ import asyncio
 from gnomon_server.control.desired import Desired
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
-from gnomon_server.errors import GnomonError
+from gnomon_server.errors import GnomonError, NotReady
 
 
 class Following:
@@ -20,6 +20,8 @@ class Following:
         self.leads = not store.shared
         # The newest routes that other servers stored, as far as they are not true here.
         self._elsewhere: dict[str, Route] = {}
+        # Why the store was not reached when it was last asked; empty while all is well.
+        self.trouble = ""
 
     @property
     def behind(self) -> bool:
@@ -29,7 +31,12 @@ class Following:
     async def hear(self) -> None:
         """Says that this server is alive, and takes what others say; raises NotReady if the store is away."""
         if self._store.shared:
-            shared = await asyncio.to_thread(self._store.sync)
+            try:
+                shared = await asyncio.to_thread(self._store.sync)
+            except NotReady as error:
+                self.trouble = str(error)
+                raise
+            self.trouble = ""
             self.leads = shared.leads
             self._elsewhere |= shared.routes
 

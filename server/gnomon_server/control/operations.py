@@ -27,7 +27,7 @@ from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.control.store import Store
 from gnomon_server.control.verdict import KEEP_WATCHING, REJECT, Verdict, verdict
-from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, Refused
+from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
 from gnomon_server.settings import Policy, Settings
@@ -77,6 +77,11 @@ class Operations:
         return self._following.leads
 
     @property
+    def store_trouble(self) -> str:
+        """Why no route can be changed, as the shared store is not reached; empty while all is well."""
+        return self._following.trouble
+
+    @property
     def rollbacks(self) -> Sequence[Rollback]:
         """The newest rollback of each model since this server began."""
         return self._desired.rollbacks
@@ -120,9 +125,18 @@ class Operations:
                 await self._following.adopt()
 
     async def join(self) -> None:
-        """Takes its first look, and waits until every model that is there has a route, whoever decides it."""
+        """Takes its first look, and waits until every model that is there has a route, whoever decides it.
+
+        Where the store is away it begins with the routes that it remembers; raises NotReady where there are none.
+        """
         while True:
-            await self.follow()
+            try:
+                await self.follow()
+            except NotReady:
+                if not self._desired.routes:
+                    raise
+                await self.look()
+                return
             await self.look()
             if all(model in self._desired.routes for model, _ in self._desired.refs):
                 return

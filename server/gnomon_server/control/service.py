@@ -74,7 +74,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Returns every model with its versions, their roles and states."""
         if request.model:
             self._operations.route(request.model)
-        return control_pb2.ListModelsResponse(models=self.statuses(request.model))
+        return control_pb2.ListModelsResponse(
+            models=self.statuses(request.model), store_trouble=self._operations.store_trouble
+        )
 
     @_mapped
     async def GetReport(self, request: control_pb2.GetReportRequest, _: Any) -> control_pb2.Report:  # noqa: N802

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,6 +162,36 @@ def test_a_database_that_died_is_taken_again_when_it_is_back(one: PostgresStore,
     one._closed_until = 0.0
     one.change(FIRST.promoted(2), FOUND)
     assert one.routes() == {"churn": FIRST.promoted(2)}
+
+
+def test_a_store_that_was_there_once_is_begun_without_and_written_when_it_is_back(
+    one: PostgresStore, database: Database, tmp_path: Path
+) -> None:
+    one.change(FIRST, FOUND)
+    one.remember_digest("churn", 1, "sha256:a")
+    one.save_tallies([comparison(5)])
+    old = one.replica
+    one._drop()
+    with pytest.raises(NotReady, match="the database cannot be reached"):
+        PostgresStore("postgresql://me@127.0.0.1:1/db", tmp_path / "never")
+    database.kill()
+    fcntl.flock(one._held, fcntl.LOCK_UN)
+    alone = PostgresStore(database.url, tmp_path / "one")
+    assert alone.routes() == {"churn": FIRST}
+    assert alone.digests() == {("churn", 1): "sha256:a"}
+    assert alone.tallies() == []
+    for attempt in (alone.sync, lambda: alone.change(FIRST.promoted(2), FOUND), alone.audit):
+        with pytest.raises(NotReady, match="the database cannot be reached"):
+            attempt()
+    database.start()
+    alone._closed_until = 0.0
+    alone.save_tallies([comparison(2)])
+    # Neither life takes the place of the other.
+    assert alone.replica != old
+    assert (alone.tallies(), alone.tallies_elsewhere()) == ([comparison(2)], [comparison(5)])
+    alone.change(FIRST.promoted(2), FOUND)
+    assert alone.routes() == {"churn": FIRST.promoted(2)}
+    alone.close()
 
 
 def test_a_newer_schema_is_left_alone(one: PostgresStore, database: Database, tmp_path: Path) -> None:

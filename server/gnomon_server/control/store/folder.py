@@ -37,11 +37,14 @@ def hold(folder: Path) -> int:
     return held
 
 
-def replica(folder: Path) -> str:
-    """Returns the name of the server that keeps its state here, over all its lives; one is given where none is."""
+def replica(folder: Path, anew: bool = False) -> str:
+    """Returns the name of the server that keeps its state here, over all its lives; one is given where none is.
+
+    A server that begins anew does not know what it counted under its old name, and gets another.
+    """
     file = folder / REPLICA
     try:
-        if not file.exists():
+        if anew or not file.exists():
             files.write(file, uuid.uuid4().hex)
         return file.read_text().strip()
     except OSError as error:

@@ -1,11 +1,14 @@
 """The store in PostgreSQL, shared by several servers.
 
+A server that knew the routes once begins without the database, by what it remembers, and can only look and answer.
+
 One connection, made when it is needed and made anew after it broke. Nothing waits for a database that is away or hangs:
 a transaction that takes too long is cut off, and for a moment after a failure the next ones fail at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -18,11 +21,17 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Shared, replicas
 from gnomon_server.control.store.folder import hold, replica
+from gnomon_server.control.store.memory import Memory
 from gnomon_server.control.store.tables import Execute, Tables, stored_comparison, stored_routes
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
+from gnomon_server.redaction import redacted, secrets, without_secrets
+
+log = logging.getLogger(__name__)
 
 # Seconds for a connection to be made, and for one transaction.
 CONNECT_SECONDS: Final = 3
@@ -84,7 +93,7 @@ class PostgresStore(Tables):
         """Connects, and brings the tables up to date.
 
         Raises InvalidRequest if the URL, the key or the checkpoint cannot be read, Refused if another process holds the
-        folder or a newer gnomon wrote the database; NotReady if the database cannot be reached.
+        folder or a newer gnomon wrote the database; NotReady if the database cannot be reached, and never was.
         """
         self._url = url
         self._name = _name(url)
@@ -97,8 +106,10 @@ class PostgresStore(Tables):
         self._held = hold(folder)
         try:
             super().__init__(folder, signing_key)
-            self.replica = replica(folder)
-            self._migrate()
+            self._memory = Memory(folder)
+            self._migrated = False
+            # Without the database, what was counted before cannot be gone on with: another replica begins.
+            self.replica = replica(folder, anew=not self._reached())
         except BaseException:
             self.close()
             raise
@@ -111,7 +122,41 @@ class PostgresStore(Tables):
             ((newest,),) = execute("SELECT coalesce(max(id), 0) FROM audit")
             routes = stored_routes(execute) if newest != self._newest else {}
         self._newest, self._token = newest, token
+        if routes:
+            self._memory.learn(routes, {})
         return Shared(routes, leads=bool(token))
+
+    def routes(self) -> dict[str, Route]:
+        """Returns the routes of all models by name; as they are remembered, until the database was reached once."""
+        if not self._migrated:
+            return self._memory.routes
+        routes = super().routes()
+        self._memory.learn(routes, {})
+        return routes
+
+    def digests(self) -> dict[tuple[str, int], str]:
+        """Returns the digest that was seen first of every known version; likewise."""
+        if not self._migrated:
+            return self._memory.digests
+        digests = super().digests()
+        self._memory.learn({}, digests)
+        return digests
+
+    def tallies(self) -> list[Comparison]:
+        """Returns the totals of all pairs that this server stored; none until the database was reached once."""
+        return super().tallies() if self._migrated else []
+
+    def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
+        """Stores a route together with its audit record; raises as any store does."""
+        record = super().change(after, entry)
+        self._memory.learn({after.model: after}, {})
+        return record
+
+    def remember_digest(self, model: str, version: int, digest: str) -> str:
+        """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
+        first = super().remember_digest(model, version, digest)
+        self._memory.learn({}, {(model, version): first})
+        return first
 
     def tallies_elsewhere(self) -> list[Comparison]:
         """Returns the stored totals of other servers; nothing is pending at those that are gone."""
@@ -130,8 +175,24 @@ class PostgresStore(Tables):
     def _leads(self, execute: Execute) -> bool:
         return replicas.leads(execute, self.replica, self._token)
 
-    def _migrate(self) -> None:
-        with self._transaction() as execute:
+    def _reached(self) -> bool:
+        """Whether the database is there; raises NotReady where it is not and nothing is remembered."""
+        try:
+            with self._transaction(writes=False):
+                return True
+        except NotReady as error:
+            if not self._memory.routes:
+                raise
+            log.error(
+                "%s: it begins by the routes that it last knew, and changes none until the database is back", error
+            )
+            return False
+
+    def _migrate(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Brings the tables up to date; raises Refused where they are newer than this server."""
+        with connection.transaction():
+            execute = _execute(connection)
+            execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS,))
             execute("CREATE SCHEMA IF NOT EXISTS gnomon")
             execute("CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL)")
             version = sum(row[0] for row in execute("SELECT version FROM schema"))
@@ -150,6 +211,9 @@ class PostgresStore(Tables):
             guard = Timer(STUCK_SECONDS, _cut, (connection,))
             guard.start()
             try:
+                if not self._migrated:
+                    self._migrate(connection)
+                    self._migrated = True
                 with connection.transaction():
                     execute = _execute(connection)
                     if writes:
@@ -159,7 +223,9 @@ class PostgresStore(Tables):
                 self._drop()
                 raise self._away(error) from error
             except psycopg.Error as error:
-                raise NotReady(f"{self._name}: the state cannot be read or written: {_line(error)}") from error
+                raise NotReady(
+                    f"{self._name}: the state cannot be read or written: {_line(error, self._url)}"
+                ) from error
             finally:
                 guard.cancel()
 
@@ -181,7 +247,7 @@ class PostgresStore(Tables):
 
     def _away(self, error: psycopg.Error) -> NotReady:
         self._closed_until = time.monotonic() + PAUSE_SECONDS
-        return NotReady(f"{self._name}: the database cannot be reached: {_line(error)}")
+        return NotReady(f"{self._name}: the database cannot be reached: {_line(error, self._url)}")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -209,10 +275,13 @@ def _name(url: str) -> str:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise InvalidRequest(f"store: expected postgresql://USER@HOST/DATABASE: {_line(error)}") from None
+        raise InvalidRequest(f"store: expected postgresql://USER@HOST/DATABASE: {_line(error, url)}") from None
+    if any("@" in secret for secret in secrets(url)):
+        # It would be taken for the end of the password, and what follows for the host.
+        raise InvalidRequest(f"store: expected %40 for an @ in a password, received {redacted(url)}")
     host, port = parts.get("host") or "localhost", parts.get("port")
     return f"postgresql://{host}{f':{port}' if port else ''}/{parts.get('dbname') or ''}"
 
 
-def _line(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())
+def _line(error: psycopg.Error, url: str) -> str:
+    return without_secrets(" ".join(str(error).split()), url)
