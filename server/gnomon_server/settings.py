@@ -242,6 +242,12 @@ class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pause: Positive = 5.0
 
 
+class LatestVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The versions with the highest numbers."""
+
+    latest: Count
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one model."""
 
@@ -257,6 +263,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: CountOrNone = 0
     session: SessionSettings = SessionSettings()
     recording: RecordingSettings = RecordingSettings()
+    # Which versions answer when they are named, beside those that answer anyway.
+    versions: Literal["all"] | LatestVersions | tuple[Count, ...] = ()
     # By version: what is different from `mirror` for one shadow.
     shadows: dict[Version, dict[str, Any]] = {}
     # By version: shadows that run elsewhere.

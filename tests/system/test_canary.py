@@ -17,7 +17,7 @@ from load import Load, leading
 from servers import ServerProcess, eventually
 from tallying import at_rest, mirrored
 
-from gnomon_client import Client, Control, FailedPrecondition, InvalidArgument, NotFound
+from gnomon_client import Client, Control, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 CONFIG = """
 grace = 1.0
@@ -25,6 +25,8 @@ workers = 2
 [models.m.canary]
 key = "x-user-id"
 rollback = false
+[models.many]
+versions = {latest = 2}
 [models.weak]
 max_batch = 1
 [models.weak.canary]
@@ -43,6 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models.write(folder / "models", "weak", 1, models.affine(1.0))
     models.write(folder / "models", "weak", 2, models.raising())
     models.write(folder / "models", "weak", 3, models.affine(1.0, width=4))
+    for version in (1, 2, 3):
+        models.write(folder / "models", "many", version, models.affine(float(version)))
     with ServerProcess(folder / "models", folder / "state", config=CONFIG) as running:
         yield running
 
@@ -155,6 +159,35 @@ def test_a_version_with_other_tensors_cannot_be_a_canary(control: Control) -> No
     )
     with pytest.raises(FailedPrecondition, match=expected):
         control.canary("weak", 3, 0.1)
+
+
+def test_versions_that_the_settings_name_answer_when_they_are_named_whatever_their_role(
+    server: ServerProcess, control: Control
+) -> None:
+    status = {version.version: version for version in control.models("many").models[0].versions}
+    assert [version.role for version in status.values()] == ["primary", "shadow", "shadow"]
+    with server.client() as client:
+        # The two highest numbers, and the route's own.
+        for version in (1, 2, 3):
+            result = client.infer("many", ROW, version=version)
+            np.testing.assert_array_equal(result["y"], ROW * np.float32(version))
+        assert client.infer("many", ROW).version == "1"
+        index = {int(one.version): one.state for one in client.repository_index() if one.model == "many"}
+        assert index == {1: "READY", 2: "READY", 3: "READY"}
+        control.shadow("many", 2, off=True)
+        assert client.infer("many", ROW, version=2).version == "2"
+        # A version more takes the place of the lower one.
+        models.write(server.repository, "many", 4, models.affine(4.0))
+        eventually(lambda: _answers(client, 4))
+        eventually(lambda: not _answers(client, 2))
+        assert _answers(client, 1)
+
+
+def _answers(client: Client, version: int) -> bool:
+    try:
+        return client.infer("many", ROW, version=version).version == str(version)
+    except (NotFound, Unavailable):
+        return False
 
 
 def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:

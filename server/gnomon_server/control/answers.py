@@ -81,7 +81,10 @@ class Answers:
         )
 
     def _listed(self, model: str, version: int, role: str) -> ListedVersion:
-        state = self._fleet.standing(model, version)
+        if role in ("", "shadow") and self._fleet.named(model, version):
+            state, role = self._fleet.frontend_state(model, version), "named"
+        else:
+            state = self._fleet.standing(model, version)
         return ListedVersion(model, version, role, state.state, state.reason)
 
 

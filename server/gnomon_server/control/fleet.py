@@ -20,11 +20,12 @@ from gnomon_server.control.child import Child
 from gnomon_server.control.differences import Differences
 from gnomon_server.control.guarding import Guarding
 from gnomon_server.control.ledger import Ledger
-from gnomon_server.control.plan import Key, frontend_plan
+from gnomon_server.control.plan import Key, frontend_plan, named
 from gnomon_server.control.routes import Route
 from gnomon_server.control.worker import Worker
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
+from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.settings import Settings
 from gnomon_server.wire.labels import Label, Labelled
 from gnomon_server.wire.messages import FromChild, FrontendAck, FrontendReport, VersionState, WorkerAck, WorkerReport
@@ -64,6 +65,8 @@ class Fleet:
         self._routes: Mapping[str, Route] = {}
         self._refs: Mapping[Key, VersionRef] = {}
         self._warm: frozenset[Key] = frozenset()
+        # Versions that the settings have answer when they are named.
+        self._named: frozenset[Key] = frozenset()
         # Loaded in a worker that nothing is mirrored to, and for how many who look at them.
         self._tried: Counter[Key] = Counter()
         self.guarding = Guarding(settings.guard, self)
@@ -141,6 +144,9 @@ class Fleet:
     ) -> int:
         """Sets what should be; returns the generation that `settled` waits for."""
         self._routes, self._refs, self._warm = routes, refs, warm
+        self._named = frozenset(
+            key for route in routes.values() if route.primary for key in self._named_of(route.model)
+        )
         self._adjust_workers()
         return self._replan()
 
@@ -163,6 +169,10 @@ class Fleet:
         worker = self._workers.get((model, version))
         return worker.state if worker is not None else self.frontend_state(model, version)
 
+    def named(self, model: str, version: int) -> bool:
+        """Whether the settings have a version answer when it is named, whatever its role."""
+        return (model, version) in self._named
+
     def standing(self, model: str, version: int) -> VersionState:
         """Returns how a version stands to users: as `state`, but a canary that is a shadow too, in the frontends."""
         route = self._routes.get(model)
@@ -181,7 +191,7 @@ class Fleet:
         if failed:
             return failed[0]
         route = self._routes.get(model)
-        wanted = (route is not None and bool(route.role(version))) or (model, version) in self._warm
+        wanted = (route is not None and bool(route.role(version))) or (model, version) in self._warm | self._named
         if not wanted:
             return VersionState(model, version, UNLOADED)
         if len(states) < len(self._frontends) or any(state.state != READY for state in states):
@@ -271,7 +281,8 @@ class Fleet:
 
     def _replan(self) -> int:
         feeds = {key: worker.feed for key, worker in self._workers.items() if worker.feed is not None}
-        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, self._warm, self._factors)
+        warm = self._warm | self._named
+        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, warm, self._factors)
         if plan != self._plan or not plan.generation:
             self._plan = msgspec.structs.replace(plan, generation=self._plan.generation + 1)
             for frontend in (*self._frontends, *self._joining):
@@ -289,6 +300,10 @@ class Fleet:
             worker.beside(self._primary_ref(model))
         for key in self._workers.keys() - wanted:
             self._begin(self._retire(self._workers.pop(key)))
+
+    def _named_of(self, model: str) -> set[Key]:
+        versions = [key[1] for key, ref in self._refs.items() if key[0] == model and not is_remote(ref)]
+        return {(model, version) for version in named(self._settings.model(model).versions, versions)}
 
     def _primary_ref(self, model: str) -> VersionRef | None:
         route = self._routes.get(model)

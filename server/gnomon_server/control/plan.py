@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
 from gnomon_server.control.routes import Route
+from gnomon_server.settings import LatestVersions
 from gnomon_server.wire.plans import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
 
 # (model, version)
@@ -25,9 +26,9 @@ def frontend_plan(
 ) -> FrontendPlan:
     """Returns the plan for every frontend.
 
-    A version is loaded if it is primary, canary, previous or to be warm for a change, and on disk; a shadow is mirrored
-    to once its worker has been ready, at its share times the model's factor. A model without a primary is there and
-    answers nothing.
+    A version is loaded if it is primary, canary, previous or among `warm`, for a change or to answer when it is named,
+    and on disk; a shadow is mirrored to once its worker has been ready, at its share times the model's factor. A model
+    without a primary is there and answers nothing.
     """
     models = [_model_plan(route, refs, feeds, warm, factors.get(name, 1.0)) for name, route in sorted(routes.items())]
     return FrontendPlan(generation, tuple(models))
@@ -40,8 +41,8 @@ def _model_plan(
     warm: frozenset[Key],
     factor: float,
 ) -> ModelPlan:
-    answering = {route.primary, route.canary, route.previous} - {0}
-    answering |= {version for model, version in warm if model == route.model}
+    roles = {route.primary, route.canary, route.previous} - {0}
+    answering = roles | {version for model, version in warm if model == route.model}
     return ModelPlan(
         name=route.model,
         primary=route.primary,
@@ -51,9 +52,17 @@ def _model_plan(
             for version, sample in sorted(route.shadows.items())
             if (route.model, version) in feeds
         ),
+        named=tuple(sorted(answering - roles)),
         canary=route.canary,
         weight=route.weight,
     )
+
+
+def named(policy: Literal["all"] | LatestVersions | tuple[int, ...], versions: Iterable[int]) -> frozenset[int]:
+    """Returns which of the versions on disk a policy has answer when they are named."""
+    if isinstance(policy, LatestVersions):
+        return frozenset(sorted(versions)[-policy.latest :])
+    return frozenset(versions) if policy == "all" else frozenset(versions) & frozenset(policy)
 
 
 def _with_sample(feed: ShadowFeed, sample: float) -> ShadowFeed:

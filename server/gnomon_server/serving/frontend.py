@@ -168,8 +168,8 @@ class Frontend:
         feeds = tuple(self._feeds[target.epoch] for target in model.shadows)
         canary, key = loaded.get(model.canary), self._settings.model(model.name).canary.key
         split = Split(canary, model.weight, key) if canary is not None else None
-        primary = loaded.get(model.primary)
-        return ModelRoute(model.name, primary, loaded, feeds, unloaded=not model.primary, split=split)
+        primary, named = loaded.get(model.primary), frozenset(model.named)
+        return ModelRoute(model.name, primary, loaded, feeds, unloaded=not model.primary, split=split, named=named)
 
     def _run_streamed(self) -> None:
         self._inferences.after_pass()

@@ -19,7 +19,7 @@ from gnomon_server.wire.questions import Index, IndexWanted, ListedVersion, Load
 
 # Parameters with which Triton takes a model from the request.
 FROM_REQUEST: Final = ("config", "file:")
-ANSWERING: Final = ("primary", "canary", "previous")
+ANSWERING: Final = ("primary", "canary", "previous", "named")
 
 Change = pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest
 

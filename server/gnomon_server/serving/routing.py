@@ -31,12 +31,16 @@ class ModelRoute:
     unloaded: bool = False
     # Which requests a canary answers, if there is one.
     split: Split | None = None
+    # Versions without a role.
+    named: frozenset[int] = frozenset()
 
     def role(self, servable: Servable) -> str:
         """Returns the role of one of the versions."""
         if servable is self.primary:
             return "primary"
-        return "canary" if self.split is not None and servable is self.split.canary else "previous"
+        if self.split is not None and servable is self.split.canary:
+            return "canary"
+        return "named" if servable.version in self.named else "previous"
 
     def resolve(self, version: str) -> Servable:
         """Returns the version that answers; empty is the primary. Raises NotFound, NotReady or InvalidRequest."""

@@ -51,7 +51,7 @@ class InferenceCount(msgspec.Struct, frozen=True):
 
     model: str
     version: int
-    # "primary", "canary" or "previous".
+    # "primary", "canary", "previous" or "named".
     role: str
     # Empty for success, else the status.
     error: str

@@ -48,6 +48,8 @@ class ModelPlan(msgspec.Struct, frozen=True):
     # The version that answers a share of the requests, in (0, 1]; 0: none.
     canary: int = 0
     weight: float = 0.0
+    # Those of `versions` that have no role, and answer only when they are named.
+    named: tuple[int, ...] = ()
 
 
 class FrontendPlan(Message, frozen=True, tag="frontend_plan"):

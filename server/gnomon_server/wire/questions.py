@@ -27,7 +27,7 @@ class ListedVersion(msgspec.Struct, frozen=True):
 
     model: str
     version: int
-    # "primary", "canary", "previous", "shadow" or empty.
+    # "primary", "canary", "previous", "named", "shadow" or empty.
     role: str
     state: str
     reason: str

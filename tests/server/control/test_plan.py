@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-from gnomon_server.control.plan import Key, frontend_plan
+from typing import Literal
+
+import pytest
+
+from gnomon_server.control.plan import Key, frontend_plan, named
 from gnomon_server.control.routes import Route
+from gnomon_server.settings import LatestVersions
 from gnomon_server.wire.plans import ModelPlan, ShadowFeed, VersionRef
 
 
@@ -46,6 +51,28 @@ def test_a_canary_is_loaded_and_mirrored_to_where_it_is_a_shadow_too() -> None:
     plan = plan_of(Route("m", 1, primary=2, shadows={3: 1.0}, canary=3, weight=0.05))
     assert (plan.versions, plan.canary, plan.weight) == ((ref(2), ref(3)), 3, 0.05)
     assert plan.shadows == (feed(3),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "chosen"),
+    [
+        ((), set()),
+        ((3, 1, 9), {1, 3}),
+        (LatestVersions(2), {10, 3}),
+        (LatestVersions(9), {1, 2, 3, 10}),
+        ("all", {1, 2, 3, 10}),
+    ],
+)
+def test_a_policy_chooses_among_the_versions_on_disk(
+    policy: Literal["all"] | LatestVersions | tuple[int, ...], chosen: set[int]
+) -> None:
+    assert named(policy, [10, 1, 3, 2]) == chosen
+    assert named(policy, []) == frozenset()
+
+
+def test_what_is_loaded_without_a_role_answers_only_when_it_is_named() -> None:
+    plan = plan_of(Route("m", 1, primary=2, previous=1), warm=frozenset({("m", 1), ("m", 4)}))
+    assert (plan.versions, plan.named) == ((ref(1), ref(2), ref(4)), (4,))
 
 
 def test_a_shadow_is_fed_its_share_once_its_worker_has_been_ready() -> None:

@@ -59,6 +59,7 @@ def test_a_canary_has_its_role_and_answers_nobody_by_itself() -> None:
     route = replace(LINE, split=Split(TWO, 1.0, ""))
     assert (route.role(ONE), route.role(TWO)) == ("primary", "canary")
     assert LINE.role(TWO) == "previous"
+    assert replace(LINE, named=frozenset({2})).role(TWO) == "named"
     assert route.resolve("") is ONE
 
 
