@@ -104,7 +104,8 @@ def read(file: Iterable[str], name: str) -> Iterator[Item]:
     """Yields the labels of a file; raises InvalidRequest, naming the line, where it is not one of labels."""
     lines = iter(file)
     try:
-        first = next(lines, "")
+        # Spreadsheets begin their exports with a byte order mark.
+        first = next(lines, "").removeprefix("\ufeff")
         rest = _chained(first, lines)
         yield from _objects(rest, name) if first.lstrip().startswith("{") else _table(rest, name)
     except UnicodeDecodeError:
@@ -124,9 +125,9 @@ def _table(lines: Iterable[str], name: str) -> Iterator[Item]:
             raise InvalidRequest(f"{name}: expected the columns id and label, found {list(columns)} without {missing}")
         for row in reader:
             where = f"{name}:{reader.line_num}"
-            if None in row or row["label"] is None:
+            if None in row or row["id"] is None or row["label"] is None:
                 raise InvalidRequest(f"{where}: expected {len(columns)} values")
-            yield row["id"], [row["label"]], _time(row.get("time") or "", where)
+            yield _item(row["id"], [row["label"]], row.get("time") or "", where)
     except csv.Error as error:
         raise InvalidRequest(f"{name}:{reader.line_num}: {error}") from None
 
@@ -140,12 +141,22 @@ def _objects(lines: Iterable[str], name: str) -> Iterator[Item]:
             found = json.loads(line)
         except json.JSONDecodeError as error:
             raise InvalidRequest(f"{where}: expected a JSON object: {error.msg}") from None
+        except (ValueError, RecursionError):
+            raise InvalidRequest(f"{where}: expected a JSON object: too long a number, or too deep") from None
         if not isinstance(found, dict) or not isinstance(found.get("id"), str) or "label" not in found:
             raise InvalidRequest(f'{where}: expected an object with "id", a text, and "label"')
         labels = found["label"] if isinstance(found["label"], list) else [found["label"]]
         if strange := [label for label in labels if not isinstance(label, str | int | float)]:
             raise InvalidRequest(f"{where}: label: expected text, a number or a list of them, received {strange[0]!r}")
-        yield found["id"], labels, _time(found.get("time", ""), where)
+        yield _item(found["id"], labels, found.get("time", ""), where)
+
+
+def _item(name: str, labels: list[Any], time: object, where: str) -> Item:
+    try:
+        "".join((name, *map(str, labels))).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{where}: expected text in UTF-8") from None
+    return name, labels, _time(time, where)
 
 
 def _time(value: object, where: str) -> str:

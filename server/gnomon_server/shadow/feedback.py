@@ -241,7 +241,7 @@ class Feedback:
         if before is not None:
             pair = self._pair(self.primary)
             pair.counts[DUPLICATE] += 1
-            pair.conflicting += before.label.labels != label.labels
+            pair.conflicting += not np.array_equal(before.labels, labels)
             return DUPLICATE
         self._early[label.id] = _Early(label, labels, self._clock() + self._wait_ns)
         if len(self._early) > MOST_WAITING:

@@ -143,6 +143,13 @@ def test_a_label_waits_for_its_request_and_becomes_unknown_if_that_never_comes()
     assert counts(world.tally) == {"joined": 1, "duplicate": 1, "conflicting": 1, "unknown": 1}
 
 
+def test_a_label_that_waits_conflicts_with_another_value_and_not_with_another_spelling() -> None:
+    world = World()
+    for text in ("1", "1.0", "true", "0"):
+        world.feedback.take(1, [Label("early", (text,), 0)])
+    assert counts(world.tally) == {"duplicate": 3, "conflicting": 1, "waiting": 1}
+
+
 def test_labels_that_wait_are_bounded() -> None:
     world = World()
     world.feedback.take(1, [Label(str(number), ("1",)) for number in range(MOST_WAITING + 5)])
