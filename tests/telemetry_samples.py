@@ -97,6 +97,7 @@ def snapshot(**fields: Any) -> Snapshot:
         "inferences": (inference(seconds=(0.002, 0.3), rows=(1, 8)), inference(error="INTERNAL", seconds=(0.02,))),
         "pairs": (pair(),),
         "queue_depths": {("churn", 2): 3},
+        "shares": {("churn", 2): 0.125},
         "verdicts": {("churn", 2): "keep watching"},
         "states": {("churn", 1): "ready", ("churn", 2): "loading"},
         "switches": {("churn", "promotion"): 2, ("churn", "rollback"): 0},

@@ -130,6 +130,8 @@ def test_a_receiver_stores_the_metrics_with_their_bounds_and_counts(
         "gnomon.inference.duration",
         "gnomon.inference.batch.size",
         "gnomon.mirror.requests",
+        "gnomon.mirror.sequences.evicted",
+        "gnomon.mirror.share",
         "gnomon.shadow.divergence",
         "gnomon.shadow.disagreements",
         "gnomon.shadow.duration",

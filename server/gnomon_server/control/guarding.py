@@ -79,6 +79,10 @@ class Guarding:
             self._remember(model, self._guards[model])
         self._fleet.thin({model: guard.factor for model, guard in self._guards.items() if guard.halvings})
 
+    def factor(self, model: str) -> float:
+        """Returns what the share of each of a model's shadows is multiplied with now, in (0, 1]."""
+        return self._guards.get(model, Guard()).factor
+
     def thinnings(self, model: str) -> list[Thinning]:
         """Returns when a model's mirroring was thinned, newest first."""
         known = (*self._ended, *self._lasting.values())

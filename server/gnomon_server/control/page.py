@@ -98,7 +98,7 @@ def article(report: control_pb2.Report) -> str:
         f"<article><h3>version {report.shadow} in the shadow of version {report.primary} "
         f"<span class=soft>({100 * report.sample:.3g}% of requests)</span></h3>"
         f'<p><span class="verdict {kind}">{escape(report.verdict.decision)}</span>: {escape(report.verdict.reason)}</p>'
-        f"{_agreement(report, kind)}"
+        f"{_agreement(report, kind)}{_thinned(report)}"
         f"{''.join(_finding(f) for f in report.verdict.findings if f.metric != 'disagreement')}"
         f"{_labels(report)}<p>{_outcomes(report.outcomes)}</p><p>{_observations(report.observations)}</p>"
         f"<p>Run time per request: primary {_latency(report.primary_latency)}; "
@@ -131,6 +131,19 @@ def _flips(output: control_pb2.OutputReport) -> str:
     )
     heads = "<tr><th>primary decides<th>shadow decides<th class=n>rows<th class=n>cost</tr>"
     return f"<p>Decisions on {escape(output.output)}</p><div class=scroll><table>{heads}{rows}</table></div>"
+
+
+def _thinned(report: control_pb2.Report) -> str:
+    """Returns when the guard thinned the mirroring last; nothing where it never did."""
+    if not report.thinnings:
+        return ""
+    last, times = report.thinnings[0], len(report.thinnings)
+    when = f"from {last.since} to {last.until}" if last.until else f"since {last.since}"
+    often = f"{times} times, last " if times > 1 else ""
+    return (
+        f"<p>Mirroring was thinned {often}{escape(when)}, down to {last.factor:.3g} of the share "
+        f"<span class=soft>({escape(last.cause)})</span></p>"
+    )
 
 
 def _finding(finding: control_pb2.Finding) -> str:

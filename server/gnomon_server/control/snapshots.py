@@ -24,6 +24,11 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
         inferences=counts.inferences,
         pairs=tuple(_pair(row) for row in ledger.comparisons()),
         queue_depths=fleet.queue_depths,
+        shares={
+            (route.model, version): sample * fleet.guarding.factor(route.model)
+            for route in routes
+            for version, sample in route.shadows.items()
+        },
         verdicts={key: operations.report(*key).verdict.decision for key in shadows},
         states={
             (route.model, version): fleet.state(route.model, version).state

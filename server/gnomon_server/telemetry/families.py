@@ -24,7 +24,7 @@ class Point:
     """One series of a family."""
 
     attributes: Attributes
-    value: int | HistogramCounts
+    value: int | float | HistogramCounts
     # Nanoseconds since the epoch: when the counting began.
     since_ns: int
 
@@ -53,6 +53,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         *_inferences(snapshot),
         _mirror_requests(snapshot),
         _sequences_evicted(snapshot),
+        _shares(snapshot),
         _divergences(snapshot),
         _disagreements(snapshot),
         _shadow_durations(snapshot),
@@ -179,6 +180,12 @@ def _feedback_labels(snapshot: Snapshot) -> Family:
 
 def _shadow(pair: PairCounts, *more: tuple[str, str]) -> Attributes:
     return _version(pair.model, pair.shadow, *more)
+
+
+def _shares(snapshot: Snapshot) -> Family:
+    points = (Point(_version(*key), share, snapshot.since_ns) for key, share in sorted(snapshot.shares.items()))
+    text = "Share of the requests that is mirrored to a shadow now; the guard halves it."
+    return Family(names.MIRROR_SHARE, "1", "gauge", text, tuple(points))
 
 
 def _queue_depths(snapshot: Snapshot) -> Family:

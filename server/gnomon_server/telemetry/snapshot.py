@@ -40,6 +40,8 @@ class Snapshot:
     pairs: tuple[PairCounts, ...] = ()
     # (model, shadow version) to requests that wait in the worker.
     queue_depths: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    # (model, shadow version) to the share of requests that is mirrored now, as far as the guard lets it.
+    shares: Mapping[tuple[str, int], float] = field(default_factory=dict)
     # (model, shadow version) to one of conventions.VERDICTS.
     verdicts: Mapping[tuple[str, int], str] = field(default_factory=dict)
     # (model, version) to one of conventions.VERSION_STATES.

@@ -68,6 +68,7 @@ async def test_a_model_that_has_become_slow_is_thinned_and_its_neighbour_is_not(
     (thinning,) = guard.thinnings("m")
     assert (thinning.until, thinning.factor, thinning.cause) == (None, 0.25, "latency")
     assert guard.thinnings("n") == []
+    assert (guard.factor("m"), guard.factor("n")) == (0.25, 1.0)
     # Calm again: it comes back step by step, and what happened is remembered.
     for _ in range(9):
         frontends.answer("m", 0.001)

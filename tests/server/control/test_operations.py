@@ -391,6 +391,7 @@ async def test_a_snapshot_has_every_outcome_state_and_verdict(rig: Rig) -> None:
     assert found.states == {("m", 1): "ready", ("m", 2): "ready"}
     assert found.verdicts == {("m", 2): "promote"}
     assert found.queue_depths == {("m", 2): 0}
+    assert found.shares == {("m", 2): 1.0}
     (pair,) = found.pairs
     assert (pair.model, pair.shadow, pair.disagreeing) == ("m", 2, 0)
     assert pair.outcomes == {

@@ -123,3 +123,20 @@ def test_a_page_asks_nobody_else_for_anything() -> None:
     page = render(view())
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_a_page_says_when_mirroring_was_thinned_last() -> None:
+    shown = view()
+    assert "thinned" not in Reader(render(shown)).text
+    since, until = "2026-01-02T09:00:00Z", "2026-01-02T09:05:00Z"
+    thinnings = [
+        pb.Thinning(since=since, factor=0.25, cause="queue"),
+        pb.Thinning(since=since, until=until, factor=0.5),
+    ]
+    shown.reports[0].thinnings.extend(thinnings)
+    assert (
+        f"Mirroring was thinned 2 times, last since {since}, down to 0.25 of the share (queue)"
+        in Reader(render(shown)).text
+    )
+    del shown.reports[0].thinnings[0]
+    assert f"Mirroring was thinned from {since} to {until}, down to 0.5" in Reader(render(shown)).text

@@ -17,12 +17,12 @@ def family(name: str, snapshot: Snapshot | None = None) -> Family:
     return found
 
 
-def values(found: Family, *keys: str) -> dict[tuple[str, ...], int]:
+def values(found: Family, *keys: str) -> dict[tuple[str, ...], float]:
     """Returns a number by attributes: the value, or a histogram's count."""
     return {tuple(dict(point.attributes).get(key, "") for key in keys): number(point) for point in found.points}
 
 
-def number(point: Point) -> int:
+def number(point: Point) -> float:
     return sum(point.value.counts) if isinstance(point.value, HistogramCounts) else point.value
 
 
@@ -80,6 +80,7 @@ def test_states_are_1_for_what_holds_and_0_for_the_rest() -> None:
 
 
 def test_gauges_show_what_waits_now() -> None:
+    assert values(family("gnomon.mirror.share"), "gnomon.model.name") == {("churn",): 0.125}
     assert values(family("gnomon.shadow.queue.depth"), "gnomon.model.name") == {("churn",): 3}
     assert values(family("gnomon.server.active_requests")) == {(): 4}
 

@@ -37,6 +37,7 @@ def test_names_have_underscores_and_the_suffix_of_their_unit_and_kind() -> None:
         "gnomon_inference_batch_size": "histogram",
         "gnomon_mirror_requests": "counter",
         "gnomon_mirror_sequences_evicted": "counter",
+        "gnomon_mirror_share": "gauge",
         "gnomon_shadow_divergence": "histogram",
         "gnomon_shadow_disagreements": "counter",
         "gnomon_shadow_duration_seconds": "histogram",
