@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx_models as models
+import pytest
 from load import Load
 from servers import ServerProcess, eventually
 from tallying import adds_up, at_rest, mirrored
 
-from gnomon_client import Client, Control, Retries
+from gnomon_client import Client, Control, FailedPrecondition, Retries
 from gnomon_server.shadow.recording import Segment, segments
 
 CERTIFICATES = Path(__file__).parents[1] / "client" / "certificates"
@@ -76,6 +77,8 @@ def test_a_second_server_is_compared_in_the_same_way_and_what_it_misses_is_dropp
             assert found.dropped > 0
             assert found.compared + found.dropped == load.ended + alone.ended
             # It cannot be promoted: nothing of it is here.
+            with pytest.raises(FailedPrecondition, match="version '1' runs elsewhere"):
+                control.promote("m", 1, force=True, reason="all the same")
             with Client(near.grpc, retries=Retries(0)) as client:
                 assert client.infer("m", rows(1)).version == "3"
     # Its own deadline is written down with what the shadow with settings of its own was given.

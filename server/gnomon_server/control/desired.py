@@ -139,6 +139,10 @@ class Desired:
         Raises Refused if one cannot be, or if the canary has other tensors: requests would fail that were well.
         """
         versions = (*versions, *({canary} - {0, *versions}))
+        for version in versions:
+            if (ref := self.refs.get((model, version))) is not None and is_remote(ref):
+                where = f"model '{model}' version '{version}' runs elsewhere and answers no user of this server"
+                raise Refused(f"{where}: put it into the repository under a number of its own, and promote that")
         generation = self._fleet.wish(self._wished, self.refs, frozenset((model, version) for version in versions))
         try:
             await self._fleet.settled(generation, LOAD_SECONDS)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gnomon_server.settings import CompareSettings, FeedbackSettings, RemoteSettings, Settings
+from gnomon_server.settings import CompareSettings, FeedbackSettings, ModelSettings, RemoteSettings, Settings
 from gnomon_server.shadow import memory
 from gnomon_server.wire.plans import VersionRef
 
@@ -64,7 +64,7 @@ async def _serve(descriptor: int, settings: Settings) -> None:
     def load_and_yield(ref: VersionRef) -> Shadow:
         model = settings.model(ref.model)
         remote = model.remotes.get(str(ref.version))
-        shadow = load(ref, model) if remote is None else _remote(ref, remote, settings.mirror.deadline)
+        shadow = load(ref, model) if remote is None else _remote(ref, remote, model, settings.mirror.deadline)
         _yield_to_everyone()
         return shadow
 
@@ -80,11 +80,14 @@ async def _serve(descriptor: int, settings: Settings) -> None:
     await Worker(channel, settings.mirror, load_and_yield, record, bound, looking, remembering).run()
 
 
-def _remote(ref: VersionRef, settings: RemoteSettings, deadline: float) -> Shadow:
+def _remote(ref: VersionRef, settings: RemoteSettings, model: ModelSettings, deadline: float) -> Shadow:
     # gRPC is loaded by those workers only that call.
+    from gnomon_server.models import overrides
     from gnomon_server.shadow.remote import Remote
 
-    return Remote(ref.model, ref.version, settings, deadline)
+    remote = Remote(ref.model, ref.version, settings, deadline)
+    remote.comparisons = overrides.comparisons(model.outputs)
+    return remote
 
 
 def _yield_to_everyone() -> None:

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from gnomon_server.errors import LoadError
 from gnomon_server.models.fit import described
+from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.settings import CompareSettings, FeedbackSettings, MirrorSettings
 from gnomon_server.shadow.alignment import aligned
+from gnomon_server.shadow.declaration import declare
 from gnomon_server.shadow.memory import Bound, private
 from gnomon_server.shadow.pipeline import FORGETFUL, NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
@@ -115,6 +117,8 @@ class Worker:
         loaded = await asyncio.get_running_loop().run_in_executor(self._executor, self._load, plan.version)
         looking = self._looking(loaded.model)
         shadow = aligned(loaded, looking.align)
+        if is_remote(plan.version) and plan.primary is not None:
+            declare(shadow, plan.primary)
         record, remembering = self._record(shadow), self._remembering(loaded.model)
         own = (shadow, self._settings, plan.address, self._executor, record)
         pipeline = Pipeline(*own, plan.observing, looking, remembering, plan.horizon)
