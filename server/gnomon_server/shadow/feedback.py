@@ -38,8 +38,9 @@ from gnomon_server.wire.labels import Label, Labelled, PairLabels
 from gnomon_server.wire.plans import Observing
 
 Counts = NDArray[np.intp]
-# Labels that wait for their requests, and reasons in one answer.
+# Labels that wait for their requests, the bytes that they take, and reasons in one answer.
 MOST_WAITING: Final = 10_000
+MOST_WAITING_BYTES: Final = 16 * 2**20
 MOST_REASONS: Final = 3
 # Bytes of an id that is remembered.
 MOST_ID: Final = 1024
@@ -63,6 +64,8 @@ class _Early(NamedTuple):
     labels: Array
     # When it is given up, in nanoseconds since the epoch.
     until_ns: int
+    # About how many bytes it takes.
+    size: int
 
 
 class Feedback:
@@ -98,6 +101,7 @@ class Feedback:
         # Both oldest first.
         self._requests: dict[str, Request] = {}
         self._early: dict[str, _Early] = {}
+        self._early_size = 0
         self._pairs: dict[int, Pair] = {}
         # The primary version that is asked now: a label of which no request is known counts under it.
         self.primary = 0
@@ -200,6 +204,7 @@ class Feedback:
         self._requests[identity] = request
         early = self._early.pop(identity, None)
         if early is not None:
+            self._early_size -= early.size
             try:
                 self._join(request, early.label, early.labels, truth)
             except InvalidRequest:
@@ -243,8 +248,11 @@ class Feedback:
             pair.counts[DUPLICATE] += 1
             pair.conflicting += not np.array_equal(before.labels, labels)
             return DUPLICATE
-        self._early[label.id] = _Early(label, labels, self._clock() + self._wait_ns)
-        if len(self._early) > MOST_WAITING:
+        # A text is an object of about 64 bytes beside its characters, of which one can take four.
+        size = 4 * len(label.id) + sum(64 + 4 * len(text) for text in label.labels)
+        self._early[label.id] = _Early(label, labels, self._clock() + self._wait_ns, size)
+        self._early_size += size
+        while len(self._early) > MOST_WAITING or self._early_size > MOST_WAITING_BYTES:
             self._unknown()
         return WAITING
 
@@ -255,7 +263,7 @@ class Feedback:
             self._unknown()
 
     def _unknown(self) -> None:
-        del self._early[next(iter(self._early))]
+        self._early_size -= self._early.pop(next(iter(self._early))).size
         self._pair(self.primary).counts[UNKNOWN] += 1
 
     def _fresh(self, compared: Compared, rows: int) -> Flags:

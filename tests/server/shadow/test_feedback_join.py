@@ -21,7 +21,7 @@ from gnomon_server.shadow.cohorts import MOST
 from gnomon_server.shadow.comparing import Compared, Values, compare
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.digests import Inputs, of_rows
-from gnomon_server.shadow.feedback import MOST_WAITING, Feedback, Judging
+from gnomon_server.shadow.feedback import MOST_WAITING, MOST_WAITING_BYTES, Feedback, Judging
 from gnomon_server.shadow.outcome import DROPPED, SHADOW_ERROR, Uncompared
 from gnomon_server.shadow.truth import truth
 from gnomon_server.statistics.knots import SYM64
@@ -154,6 +154,17 @@ def test_labels_that_wait_are_bounded() -> None:
     world = World()
     world.feedback.take(1, [Label(str(number), ("1",)) for number in range(MOST_WAITING + 5)])
     assert counts(world.tally) == {"waiting": MOST_WAITING, "unknown": 5}
+
+
+def test_labels_of_many_rows_that_wait_are_bounded_by_their_bytes() -> None:
+    world, many = World(), 10_000
+    most = MOST_WAITING_BYTES // (68 * many)
+    world.feedback.take(1, [Label(str(number), ("1",) * many) for number in range(most + 3)])
+    assert counts(world.tally) == {"waiting": most, "unknown": 3}
+    # One that is joined leaves room for another.
+    world.ask("5", [1] * many, [1] * many)
+    world.feedback.take(2, [Label("more", ("1",) * many)])
+    assert counts(world.tally) == {"joined": 1, "waiting": most, "unknown": 3}
 
 
 def test_only_the_newest_requests_are_remembered() -> None:
