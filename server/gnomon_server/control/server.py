@@ -10,29 +10,27 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
 
 import msgspec
 
-from gnomon_server.control import service, snapshots
+from gnomon_server.control import service
 from gnomon_server.control.alerts.alarm import Alarm
-from gnomon_server.control.alerts.watch import Look
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.control.answers import Answers
 from gnomon_server.control.deliveries import Deliveries
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
-from gnomon_server.control.page import View
+from gnomon_server.control.outlook import Outlook
 from gnomon_server.control.ports import SharedPort
 from gnomon_server.control.program import step_back
 from gnomon_server.control.service import ControlService
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.choice import opened
 from gnomon_server.control.web import Web
-from gnomon_server.errors import GnomonError, NotReady
+from gnomon_server.errors import GnomonError
 from gnomon_server.models.sources import source
 from gnomon_server.models.sources.remotes import WithRemotes
 from gnomon_server.serving.transport import tls
@@ -49,7 +47,6 @@ CANARY_SECONDS: Final = 1.0
 # Between looks for something that somebody should know of.
 ALERT_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
-SHOWN_CHANGES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -103,23 +100,9 @@ class Server:
         operations = Operations(settings, store, ledger, fleet, models)
         control = ControlService(operations, fleet, store)
         deliveries = Deliveries(settings, fleet, operations)
-
-        def snapshot() -> Snapshot:
-            return snapshots.snapshot(self._since_ns, fleet, ledger, operations)
-
-        async def view() -> View:
-            try:
-                changes = await control.changes("", SHOWN_CHANGES)
-            except NotReady:
-                # The rest is in memory, and what one looks at while the store is away.
-                changes = []
-            return View(control.statuses(), control.reports(), changes)
-
-        def look() -> Look:
-            return Look(datetime.now(UTC), control.reports(), operations.rollbacks, deliveries.stuck)
-
-        alarm = Alarm(settings.alerts, webhook, look, lambda: operations.leads)
-        web = Web(view, snapshot, lambda: fleet.ready and not self._stop.is_set())
+        outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries)
+        alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
+        web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
         stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
@@ -128,7 +111,7 @@ class Server:
         http_port = await web.start(settings.http)
         server, control_port = await service.serve(control, settings.control)
         stack.push_async_callback(server.stop, 1.0)
-        telemetry.start(_threadsafe(asyncio.get_running_loop(), snapshot))
+        telemetry.start(_threadsafe(asyncio.get_running_loop(), outlook.snapshot))
         fleet.start(Answers(operations, fleet).answer)
         await operations.join()
         await self._settle(fleet)
