@@ -92,7 +92,8 @@ class Desired:
     def route(self, model: str) -> Route:
         """Returns the route of a model; raises NotFound."""
         if model not in self.routes:
-            raise NotFound(f"model {quoted(model)} not found: expected one of {sorted(self.routes)}")
+            known = f"expected one of {sorted(self.routes)}" if self.routes else "there is no model yet"
+            raise NotFound(f"model {quoted(model)} not found: {known}")
         return self.routes[model]
 
     def changeable(self, model: str) -> Route:

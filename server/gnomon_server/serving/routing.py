@@ -57,8 +57,8 @@ class ModelRoute:
             raise NotReady(f"model '{self.name}' version '{version}': not ready: LOADING")
         servable = self.versions.get(int(version))
         if servable is None:
-            expected = str(sorted(self.versions))
-            raise NotFound(f"model '{self.name}': version '{version}' not found: expected one of {expected}")
+            known = f"expected one of {sorted(self.versions)}" if self.versions else "none is loaded"
+            raise NotFound(f"model '{self.name}': version '{version}' not found: {known}")
         return servable
 
 

@@ -29,11 +29,11 @@ def test_the_primary_answers_unless_a_version_is_named(route: ModelRoute, versio
     ("route", "version", "kind", "text"),
     [
         (EMPTY, "", NotFound, "model 'line': no version is loaded"),
-        (EMPTY, "1", NotFound, "model 'line': version '1' not found: expected one of []"),
+        (EMPTY, "1", NotFound, "model 'line': version '1' not found: none is loaded"),
         (LINE, "3", NotFound, "model 'line': version '3' not found: expected one of [1, 2]"),
         (COMING, "", NotReady, "model 'line': not ready: LOADING"),
         (COMING, "3", NotReady, "model 'line' version '3': not ready: LOADING"),
-        (COMING, "4", NotFound, "model 'line': version '4' not found: expected one of []"),
+        (COMING, "4", NotFound, "model 'line': version '4' not found: none is loaded"),
         (BESIDE, "3", NotReady, "model 'line' version '3': not ready: LOADING"),
         *(
             (
