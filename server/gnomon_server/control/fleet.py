@@ -6,7 +6,7 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from itertools import count
@@ -18,7 +18,7 @@ import msgspec
 from gnomon_server.control import totals
 from gnomon_server.control.child import Child
 from gnomon_server.control.differences import Differences
-from gnomon_server.control.guarding import Guarding
+from gnomon_server.control.guarding import Guarding, Thinning
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan, named
 from gnomon_server.control.routes import Route
@@ -45,7 +45,7 @@ REPORT_SECONDS: Final = 1.0
 class Fleet:
     """Every child of control; belongs to control's event loop."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, traces: Traces) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, traces: Traces, thinnings: Iterable[Thinning] = ()) -> None:
         self._settings = settings
         self._ledger = ledger
         self._traces = traces
@@ -70,6 +70,7 @@ class Fleet:
         # Loaded in a worker that nothing is mirrored to, and for how many who look at them.
         self._tried: Counter[Key] = Counter()
         self.guarding = Guarding(settings.guard, self)
+        self.guarding.restore(thinnings)
         self._factors: Mapping[str, float] = {}
         self._plan = FrontendPlan(0, ())
         self._acks: dict[Child, FrontendAck] = {}

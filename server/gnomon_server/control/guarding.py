@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
@@ -78,6 +78,16 @@ class Guarding:
             self._guards[model] = before.after(readings, now, self._settings.recovery)
             self._remember(model, self._guards[model])
         self._fleet.thin({model: guard.factor for model, guard in self._guards.items() if guard.halvings})
+
+    def restore(self, known: Iterable[Thinning]) -> None:
+        """Takes what an earlier server remembered."""
+        self._ended.extend(known)
+
+    def news(self, told: Sequence[Thinning]) -> list[Thinning]:
+        """Returns all that is to outlive the server, or nothing if that was told; what lasts ends with the server."""
+        now = datetime.now(UTC)
+        found = [*self._ended, *(replace(one, until=now) for one in self._lasting.values())]
+        return found if found != [*told] else []
 
     def factor(self, model: str) -> float:
         """Returns what the share of each of a model's shadows is multiplied with now, in (0, 1]."""

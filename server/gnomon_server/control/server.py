@@ -96,14 +96,14 @@ class Server:
         ledger = Ledger.restore(store.tallies())
         # Children are told by their command line, which everybody on this machine can read: no passwords.
         children = msgspec.structs.replace(settings, grpc=port.address, store="", alerts=AlertSettings())
-        fleet = Fleet(children, ledger, telemetry.record)
+        fleet = Fleet(children, ledger, telemetry.record, store.thinnings())
         operations = Operations(settings, store, ledger, fleet, models)
         control = ControlService(operations, fleet, store)
         deliveries = Deliveries(settings, fleet, operations)
         outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries)
         alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
         web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
-        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations))
+        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations, fleet))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
         stack.push_async_callback(_attempted, operations.remember_digests)
@@ -120,7 +120,7 @@ class Server:
         stack.enter_context(_Task(_always(GUARD_SECONDS, fleet.guarding.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
-        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations))))
+        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations, fleet))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
         if settings.alerts.webhook:
@@ -183,10 +183,12 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
         log.error("%s", error)
 
 
-async def _flush(store: Store, ledger: Ledger, operations: Operations) -> None:
+async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fleet) -> None:
     await operations.remember_digests()
     operations.judge()
     await asyncio.to_thread(store.save_tallies, ledger.comparisons())
+    if thinnings := fleet.guarding.news(await asyncio.to_thread(store.thinnings)):
+        await asyncio.to_thread(store.save_thinnings, thinnings)
     ledger.counted_elsewhere(await asyncio.to_thread(store.tallies_elsewhere))
 
 

@@ -69,6 +69,9 @@ async def test_a_model_that_has_become_slow_is_thinned_and_its_neighbour_is_not(
     assert (thinning.until, thinning.factor, thinning.cause) == (None, 0.25, "latency")
     assert guard.thinnings("n") == []
     assert (guard.factor("m"), guard.factor("n")) == (0.25, 1.0)
+    (kept,) = guard.news(())
+    assert kept.until is not None
+    assert kept.since == thinning.since
     # Calm again: it comes back step by step, and what happened is remembered.
     for _ in range(9):
         frontends.answer("m", 0.001)

@@ -16,6 +16,7 @@ import pytest
 
 from gnomon_server.control.audit.chain import verify
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
+from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry, Store
 from gnomon_server.control.store.schema import MIGRATIONS
@@ -67,6 +68,18 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     assert second.remember_digest("churn", 1, "sha256:b") == "sha256:a"
     assert second.digests() == {("churn", 1): "sha256:a"}
     second.close()
+
+
+def test_when_mirroring_was_thinned_is_there_after_a_restart(tmp_path: Path) -> None:
+    began, ended = datetime(2026, 1, 2, 3, 4, 5, 678, UTC), datetime(2026, 1, 2, 4, tzinfo=UTC)
+    store = SqliteStore(tmp_path)
+    assert store.thinnings() == []
+    for count in (1, 2):
+        store.save_thinnings([Thinning("churn", began, ended, 0.25, "queue")] * count)
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.thinnings() == [Thinning("churn", began, ended, 0.25, "queue")] * 2
+    again.close()
 
 
 def test_a_change_is_recorded_with_what_was_before(store: Store) -> None:

@@ -5,7 +5,7 @@ To add one, write a module with a class that has the methods of `Store`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from gnomon_server.control.audit.checkpoint import Checkpoint
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 
 __all__ = ["AuditEntry", "AuditRecord", "Shared", "Store"]
@@ -87,6 +88,14 @@ class Store(Protocol):
 
     def tallies_elsewhere(self) -> list[Comparison]:
         """Returns the stored totals of other servers; nothing is pending at those that are gone."""
+        ...
+
+    def save_thinnings(self, found: Sequence[Thinning]) -> None:
+        """Stores when mirroring was thinned, in place of what this server stored before."""
+        ...
+
+    def thinnings(self) -> list[Thinning]:
+        """Returns when mirroring was thinned, as this server stored it."""
         ...
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:

@@ -81,6 +81,9 @@ MIGRATIONS: Final = (
     CREATE TABLE lease (holder TEXT NOT NULL, token BIGINT NOT NULL, until TIMESTAMPTZ NOT NULL);
     INSERT INTO lease VALUES ('', 0, '-infinity');
     """,
+    """
+    CREATE TABLE thinnings (replica TEXT PRIMARY KEY, body BYTEA NOT NULL);
+    """,
 )
 
 

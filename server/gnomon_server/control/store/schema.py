@@ -138,4 +138,8 @@ MIGRATIONS: Final[tuple[Step, ...]] = (
     INSERT INTO tallies SELECT model, "primary", shadow, '', comparison, updated_at FROM tallies_of_one;
     DROP TABLE tallies_of_one;
     """,
+    """
+    -- One row a server: when the guard thinned the mirroring.
+    CREATE TABLE thinnings (replica TEXT PRIMARY KEY, body BLOB NOT NULL);
+    """,
 )

@@ -18,6 +18,7 @@ from gnomon_server.control.audit.checkpoint import Checkpoint, Witness
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Shared
 from gnomon_server.errors import Refused
@@ -140,6 +141,21 @@ class Tables(ABC):
                 'SELECT comparison FROM tallies WHERE replica = %s ORDER BY model, "primary", shadow', (self.replica,)
             )
         return [stored_comparison(blob) for (blob,) in rows]
+
+    def save_thinnings(self, found: Sequence[Thinning]) -> None:
+        """Stores when mirroring was thinned, in place of what this server stored before."""
+        with self._transaction() as execute:
+            execute(
+                "INSERT INTO thinnings (replica, body) VALUES (%s, %s) "
+                "ON CONFLICT (replica) DO UPDATE SET body = excluded.body",
+                (self.replica, msgspec.msgpack.encode(found)),
+            )
+
+    def thinnings(self) -> list[Thinning]:
+        """Returns when mirroring was thinned, as this server stored it."""
+        with self._transaction(writes=False) as execute:
+            rows = execute("SELECT body FROM thinnings WHERE replica = %s", (self.replica,))
+        return [one for (body,) in rows for one in msgspec.msgpack.decode(body, type=list[Thinning])]
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:
         """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
