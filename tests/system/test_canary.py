@@ -149,8 +149,8 @@ def test_a_canary_that_fails_its_users_is_taken_back(server: ServerProcess, cont
         r"where 1 % are allowed",
         entry.reason,
     )
-    page = urllib.request.urlopen(f"http://{server.http}/metrics").read().decode()
-    assert re.search(r'gnomon_route_switches_total\{.*gnomon_model_name="weak".*gnomon_switch="rollback".*\} 1', page)
+    counted = re.compile(r'gnomon_route_switches_total\{.*gnomon_model_name="weak".*gnomon_switch="rollback".*\} 1')
+    eventually(lambda: counted.search(urllib.request.urlopen(f"http://{server.http}/metrics").read().decode()))
 
 
 def test_a_version_with_other_tensors_cannot_be_a_canary(control: Control) -> None:

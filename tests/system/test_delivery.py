@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import onnx_models as models
-from load import Load
+from load import Load, leading
 from servers import ServerProcess, eventually
 
 from gnomon_protos import control_pb2
@@ -22,6 +22,10 @@ block = 1
 dedupe = false
 [models.m.delivery]
 steps = [{weight = 0.2, seconds = 0, requests = 20}, {weight = 0.6, seconds = 0.5, requests = 40}]
+[models.weak]
+max_batch = 1
+[models.weak.delivery]
+steps = [{weight = 0.5, seconds = 0, requests = 20}]
 """
 
 
@@ -30,16 +34,32 @@ def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def route(server: ServerProcess) -> control_pb2.Route:
+def route(server: ServerProcess, model: str = "m") -> control_pb2.Route:
     with server.control() as control:
         found = control_pb2.Route()
-        found.CopyFrom(control.models("m").models[0].route)
+        found.CopyFrom(control.models(model).models[0].route)
         return found
+
+
+def shares_then_fails(server: ServerProcess) -> None:
+    """Delivers a version that begins to fail once it is the primary."""
+    assert gnomon(server, "deliver", "weak", "2").returncode == 0
+    with Load(server.grpc, "weak", leading(0.0, 2)) as load:
+        eventually(lambda: route(server, "weak").primary == 2, seconds=60)
+    assert load.failures == []
+    with Load(server.grpc, "weak", leading(1.0, 2)) as load:
+        eventually(lambda: route(server, "weak").primary == 1, seconds=60)
+        load.reach(1)
+    with server.control() as control:
+        entry = control.audit("weak").entries[0]
+    assert (entry.actor, entry.action, entry.version) == ("gnomon", "rollback", 1)
+    assert entry.reason.startswith("the new primary fails on ")
 
 
 def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_failed_request(tmp_path: Path) -> None:
     for version in (1, 2):
         models.write(tmp_path / "models", "m", version, models.affine(1.0))
+        models.write(tmp_path / "models", "weak", version, models.raising() if version == 2 else models.affine(1.0))
     with ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server:
         begun = gnomon(server, "deliver", "m", "2")
         assert "version 2 answers 20% of requests as canary, step 1" in begun.stdout, begun
@@ -70,6 +90,7 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
             ("deliver", False),
             ("discover", True),
         ]
+        shares_then_fails(server)
         for words, message in (
             (("m", "next"), "model 'm' delivers no version"),
             (("m", "abort"), "model 'm' has no canary"),

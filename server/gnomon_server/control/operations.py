@@ -221,9 +221,11 @@ class Operations:
             before = self._desired.changeable(request.model)
             if before.delivery is None or generation not in (0, before.generation):
                 raise Refused(f"model '{request.model}' delivers no version, or has moved on")
-            steps, step = self._settings.model(request.model).delivery.steps, before.delivery.step + 1
+            settings, step = self._settings.model(request.model).delivery, before.delivery.step + 1
+            steps = settings.steps
             if step >= len(steps):
-                return await self._promote(request, before, before.promoted(before.canary), force=False)
+                after = replace(before.promoted(before.canary), watched=time.time() + settings.watch)
+                return await self._promote(request, before, after, force=False)
             delivery = Delivery(step, time.time())
             after = before.delivered(before.canary, steps[step].weight, delivery)
             return await self._desired.switch(before, after, _entry(request, "deliver", before.canary))
@@ -299,10 +301,12 @@ class Operations:
             self._desired.check_known(model, version)
             return await self._grounds.approve(before, version, envelope, reason)
 
-    async def rollback(self, request: Request) -> Change:
-        """Makes the previous primary the primary again."""
+    async def rollback(self, request: Request, generation: int = 0) -> Change:
+        """Makes the previous primary the primary again; raises Refused where the route has another generation."""
         async with self._current():
             before = self._desired.changeable(request.model)
+            if generation not in (0, before.generation):
+                raise Refused(f"model '{request.model}': the route was changed meanwhile")
             after = before.rolled_back()
             await self._desired.warm(request.model, after.primary)
             return await self._desired.switch(before, after, _entry(request, "rollback", after.primary))

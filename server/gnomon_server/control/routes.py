@@ -38,6 +38,8 @@ class Route:
     weight: float = 0.0
     # None: its share changes by hand.
     delivery: Delivery | None = None
+    # Until when the server returns to the previous version if the primary fails, in seconds since the epoch.
+    watched: float = 0.0
 
     def role(self, version: int) -> str:
         """Returns "primary", "canary", "previous", "shadow" or "" for a version."""
@@ -168,6 +170,7 @@ class Route:
             weight=self.weight if weight is None else weight,
             # Whoever changes the canary takes it in hand.
             delivery=self.delivery if canary is None else None,
+            watched=self.watched if canary is None else 0.0,
         )
 
     def _idle_without_canary(self) -> frozenset[int]:
