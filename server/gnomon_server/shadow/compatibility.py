@@ -64,17 +64,20 @@ class Fits:
 
     def of(self, request: Outline, response: Outline) -> Fit:
         """Returns how a request and its answer fit; raises DecodeError if a tensor is not well formed."""
-        inputs, outputs = tuple(request.tensors), tuple(response.tensors)
+        # Slices: protobuf gives them at once, and an iterator element by element.
+        inputs, outputs = tuple(request.tensors[:]), tuple(response.tensors[:])
         raw_inputs, raw_outputs = len(request.raw) == len(inputs), len(response.raw) == len(outputs)
-        if not (raw_inputs and raw_outputs) or sum(map(len, inputs)) > MOST_BYTES:
+        if not (raw_inputs and raw_outputs):
             # Typed contents are part of the tensors, so that they would hardly ever be seen again.
             return self._decide(inputs, outputs, raw_inputs, raw_outputs)
         key = (inputs, outputs)
         found = self._decided.get(key)
         if found is None:
-            if len(self._decided) >= REMEMBERED:
-                self._decided.clear()
-            found = self._decided[key] = self._decide(inputs, outputs, raw_inputs, raw_outputs)
+            found = self._decide(inputs, outputs, raw_inputs, raw_outputs)
+            if sum(map(len, inputs)) <= MOST_BYTES:
+                if len(self._decided) >= REMEMBERED:
+                    self._decided.clear()
+                self._decided[key] = found
         return found
 
     def _decide(self, inputs: Iterable[bytes], outputs: Iterable[bytes], raw_inputs: bool, raw_outputs: bool) -> Fit:

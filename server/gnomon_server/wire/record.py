@@ -141,7 +141,7 @@ def loss(lost: Loss) -> bytes:
     return LOSS.pack(LOSS.size, *lost)
 
 
-def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: float = 1.0) -> tuple[Record, int] | None:
+def decode(buffer: bytes, offset: int = 0, sample: float = 1.0) -> tuple[Record, int] | None:
     """Returns the record that begins at `offset` and where the next one begins, or None if it is incomplete."""
     if len(buffer) - offset < HEAD.size:
         return None
@@ -158,24 +158,25 @@ def decode(buffer: bytes | bytearray | memoryview, offset: int = 0, sample: floa
     sequence = b""
     if flags & SEQUENCED:
         rest -= 1 + buffer[rest - 1]
-        sequence = bytes(buffer[rest : offset + total - 1])
+        sequence = buffer[rest : offset + total - 1]
+    # In the order of the fields: names would cost a fifth of it.
     record = Record(
-        primary=primary,
-        sampled=bool(flags & SAMPLED),
-        start_ns=start,
-        end_ns=end,
-        run_start_ns=run_start,
-        run_end_ns=run_end,
-        trace_id=trace,
-        span_id=span,
-        parent_id=parent,
-        peer=bytes(buffer[peer:state]),
-        trace_state=bytes(buffer[state:request]),
-        request=bytes(buffer[request:response]),
-        response=bytes(buffer[response:rest]),
-        sample=sample,
-        sequence=sequence,
-        starts=bool(flags & STARTS),
-        ends=bool(flags & ENDS),
+        primary,
+        flags & SAMPLED != 0,
+        start,
+        end,
+        run_start,
+        run_end,
+        trace,
+        span,
+        parent,
+        buffer[peer:state],
+        buffer[state:request],
+        buffer[request:response],
+        buffer[response:rest],
+        sample,
+        sequence,
+        flags & STARTS != 0,
+        flags & ENDS != 0,
     )
     return record, offset + total

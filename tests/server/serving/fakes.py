@@ -165,7 +165,7 @@ class Reader:
                     if len(buffer) < size:
                         break
                     del buffer[:size]
-                elif (decoded := record.decode(buffer, 0, sample)) is not None:
+                elif (decoded := record.decode(bytes(buffer), 0, sample)) is not None:
                     found.append(decoded[0])
                     del buffer[: decoded[1]]
                 else:
