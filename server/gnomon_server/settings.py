@@ -215,8 +215,8 @@ class DeliverySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[StepSettings, ...] = ()
     # Whether it goes on by itself when a step is complete.
     automatic: bool = True
-    # Seconds after the promotion in which the server rolls it back if the new primary fails beside the old one's past,
-    # by the limits of its canary.
+    # Seconds after the promotion in which the server rolls it back if the new primary strays from the old one, now its
+    # shadow, or fails beside the old one's past, by the limits of its canary.
     watch: NotNegative = 3600.0
     # Seconds beyond those of a step after which a delivery that has not gone on is stuck.
     stuck: Positive = 3600.0

@@ -26,6 +26,8 @@ steps = [{weight = 0.2, seconds = 0, requests = 20}, {weight = 0.6, seconds = 0.
 max_batch = 1
 [models.weak.delivery]
 steps = [{weight = 0.5, seconds = 0, requests = 20}]
+[models.strays.delivery]
+steps = [{weight = 0.5, seconds = 0, requests = 20}]
 """
 
 
@@ -41,25 +43,29 @@ def route(server: ServerProcess, model: str = "m") -> control_pb2.Route:
         return found
 
 
-def shares_then_fails(server: ServerProcess) -> None:
-    """Delivers a version that begins to fail once it is the primary."""
-    assert gnomon(server, "deliver", "weak", "2").returncode == 0
-    with Load(server.grpc, "weak", leading(0.0, 2)) as load:
-        eventually(lambda: route(server, "weak").primary == 2, seconds=60)
+def is_taken_back_once_it_is_the_primary(server: ServerProcess, model: str, reason: str) -> None:
+    """Delivers a version that goes wrong on what is asked only afterwards."""
+    assert gnomon(server, "deliver", model, "2").returncode == 0
+    with Load(server.grpc, model, leading(0.0, 2)) as load:
+        eventually(lambda: route(server, model).primary == 2, seconds=60)
     assert load.failures == []
-    with Load(server.grpc, "weak", leading(1.0, 2)) as load:
-        eventually(lambda: route(server, "weak").primary == 1, seconds=60)
+    assert [shadow.version for shadow in route(server, model).shadows] == [1]
+    with Load(server.grpc, model, leading(1.0, 2)) as load:
+        eventually(lambda: route(server, model).primary == 1, seconds=60)
         load.reach(1)
     with server.control() as control:
-        entry = control.audit("weak").entries[0]
+        entry = control.audit(model).entries[0]
     assert (entry.actor, entry.action, entry.version) == ("gnomon", "rollback", 1)
-    assert entry.reason.startswith("the new primary fails on ")
+    assert entry.reason.startswith(reason)
 
 
 def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_failed_request(tmp_path: Path) -> None:
     for version in (1, 2):
         models.write(tmp_path / "models", "m", version, models.affine(1.0))
         models.write(tmp_path / "models", "weak", version, models.raising() if version == 2 else models.affine(1.0))
+        models.write(
+            tmp_path / "models", "strays", version, models.stepped(1.0) if version == 2 else models.affine(1.0)
+        )
     with ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server:
         begun = gnomon(server, "deliver", "m", "2")
         assert "version 2 answers 20% of requests as canary, step 1" in begun.stdout, begun
@@ -90,7 +96,10 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
             ("deliver", False),
             ("discover", True),
         ]
-        shares_then_fails(server)
+        is_taken_back_once_it_is_the_primary(server, "weak", "the new primary fails on ")
+        is_taken_back_once_it_is_the_primary(
+            server, "strays", "the old primary is its shadow, and the verdict is 'reject'"
+        )
         for words, message in (
             (("m", "next"), "model 'm' delivers no version"),
             (("m", "abort"), "model 'm' has no canary"),

@@ -48,7 +48,7 @@ class Canaries:
                 await self._operations.withdraw(Request(route.model, SERVER, why), route.canary)
 
     async def _roll_back(self) -> None:
-        """Rolls back each delivery whose new primary fails where the old one did not."""
+        """Rolls back each delivery whose new primary fails where the old one did not, or strays from it."""
         routes = [r for r in self._operations.routes.values() if r.previous and r.watched > time.time()]
         self._watched = {route.model: self._watched[route.model] for route in routes if route.model in self._watched}
         for route in routes:
@@ -59,8 +59,9 @@ class Canaries:
                 # The old one is done, but for what was on its way.
                 self._watched[route.model] = (key, new)
             found = failure(old, new.since(self._watched[route.model][1]), limits)
-            if limits.rollback and self._operations.leads and found:
-                why = f"the new primary {found}"
+            strayed = self._operations.strayed(route)
+            if limits.rollback and self._operations.leads and (found or strayed):
+                why = f"the new primary {found}" if found else f"the old primary is its shadow, and {strayed}"
                 log.error("model '%s' version '%d': it is rolled back: %s", route.model, route.primary, why)
                 await self._operations.rollback(Request(route.model, SERVER, why), route.generation)
 

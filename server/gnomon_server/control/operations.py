@@ -224,7 +224,7 @@ class Operations:
             settings, step = self._settings.model(request.model).delivery, before.delivery.step + 1
             steps = settings.steps
             if step >= len(steps):
-                after = replace(before.promoted(before.canary), watched=time.time() + settings.watch)
+                after = before.handed_over(time.time() + settings.watch)
                 return await self._promote(request, before, after, force=False)
             delivery = Delivery(step, time.time())
             after = before.delivered(before.canary, steps[step].weight, delivery)
@@ -249,6 +249,16 @@ class Operations:
         """Returns the verdict on a version of a route as a sentence, if it is a shadow and the verdict is `reject`."""
         found = self.report(route.model, version).verdict if version in route.shadows else None
         return f"the verdict is '{REJECT}', {found.reason}" if found is not None and found.decision == REJECT else ""
+
+    def strayed(self, route: Route) -> str:
+        """Returns how far a new primary is from the old one, its shadow, as a sentence if that is beyond the policy.
+
+        Nothing where the old one fails or cannot be compared: that says nothing of the new one.
+        """
+        why = self.rejected(route, route.previous)
+        outcomes = self.report(route.model, route.previous).outcomes if why else control_pb2.Outcomes()
+        failed = outcomes.shadow_error or outcomes.timeout or outcomes.not_comparable
+        return "" if failed or not outcomes.compared else why
 
     async def promote(self, request: Request, version: int, force: bool) -> Change:
         """Makes a version the primary once it is warm in every frontend.

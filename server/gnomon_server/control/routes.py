@@ -27,7 +27,7 @@ class Route:
     generation: int = 0
     # 0: none.
     primary: int = 0
-    # The version that rollback returns to; 0: none.
+    # The version that rollback returns to; 0: none. After a delivery it is a shadow too.
     previous: int = 0
     # Version to share of mirrored requests, in (0, 1].
     shadows: dict[int, float] = field(default_factory=dict)
@@ -78,15 +78,16 @@ class Route:
             raise InvalidRequest(f"model '{self.model}': sample: expected a share in (0, 1], received {sample:g}")
         if version == self.primary:
             raise Refused(f"model '{self.model}' version '{version}' is the primary and cannot shadow itself")
-        previous = 0 if version == self.previous else self.previous
-        return self._next(previous=previous, shadows={**self.shadows, version: sample}, idle=self.idle - {version})
+        moved = version == self.previous and version not in self.shadows
+        previous, shadows = 0 if moved else self.previous, {**self.shadows, version: sample}
+        return self._next(previous=previous, shadows=shadows, idle=self.idle - {version})
 
     def unshadowed(self, version: int) -> Route:
         """Returns the route without a shadow."""
         if version not in self.shadows:
             shadows = sorted(self.shadows)
             raise NotFound(f"model '{self.model}' version '{version}' is not a shadow: expected one of {shadows}")
-        idle = self.idle if version == self.canary else self.idle | {version}
+        idle = self.idle if version in (self.canary, self.previous) else self.idle | {version}
         return self._next(shadows=self._without(version), idle=idle)
 
     def diverted(self, version: int, weight: float) -> Route:
@@ -120,9 +121,14 @@ class Route:
         """Returns the route with a version as primary and no canary; the old primary stays warm for a rollback."""
         if version == self.primary:
             raise Refused(f"model '{self.model}' version '{version}' is the primary already")
-        idle = (self._idle_without_canary() | ({self.previous} if self.previous else set())) - {version}
         shadows = self._without(version)
+        idle = (self._idle_without_canary() | ({self.previous} - {0} - shadows.keys())) - {version}
         return self._next(primary=version, previous=self.primary, shadows=shadows, idle=idle, canary=0, weight=0.0)
+
+    def handed_over(self, watched: float) -> Route:
+        """Returns the route with the canary as primary, watched until a time beside the old one, now its shadow."""
+        route = self.promoted(self.canary)
+        return replace(route, shadows={**route.shadows, self.primary: 1.0}, watched=watched)
 
     def assigned(self, primary: int, shadows: Mapping[int, float], canary: int = 0, weight: float = 0.0) -> Route:
         """Returns the route with this primary, these shadows and this canary, if any; itself where it has them.
@@ -146,7 +152,7 @@ class Route:
         """Returns the route with the previous primary as primary again, the other one in the shadow, and no canary."""
         if not self.previous:
             raise Refused(f"model '{self.model}' has no previous version to roll back to")
-        shadows = {**self.shadows, self.primary: 1.0}
+        shadows = {**self._without(self.previous), self.primary: 1.0}
         idle = self._idle_without_canary()
         return self._next(primary=self.previous, previous=0, shadows=shadows, idle=idle, canary=0, weight=0.0)
 

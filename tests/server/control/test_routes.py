@@ -162,6 +162,18 @@ def test_another_primary_has_no_canary() -> None:
     assert (found.rolled_back().canary, found.rolled_back().weight) == (0, 0.0)
 
 
+def test_a_delivery_ends_with_the_old_primary_in_the_shadow_and_ready_to_come_back() -> None:
+    found = SERVING.delivered(3, 0.5, Delivery(0, 5.0)).handed_over(60.0)
+    assert (found.primary, found.previous, found.canary, found.watched) == (3, 2, 0, 60.0)
+    assert (found.role(2), found.shadows, set(found.idle)) == ("previous", {4: 1.0, 2: 1.0}, {1, 9})
+    assert found.shadowed(2, 0.1).previous == 2
+    assert (found.unshadowed(2).previous, found.unshadowed(2).role(2)) == (2, "previous")
+    assert found.promoted(4).shadows == {2: 1.0}
+    assert found.promoted(4).idle == found.idle
+    back = found.rolled_back()
+    assert (back.primary, back.previous, back.shadows) == (2, 0, {4: 1.0, 3: 1.0})
+
+
 def test_an_assignment_gives_changes_and_takes_a_canary_in_one_change() -> None:
     found = SERVING.assigned(2, SERVING.shadows, 3, 0.05)
     assert found == SERVING.diverted(3, 0.05)
@@ -255,6 +267,14 @@ class RouteMachine(RuleBasedStateMachine):
         if self.attempt(lambda route: route.promoted(version), version != before.primary):
             assert (self.route.primary, self.route.previous) == (version, before.primary)
 
+    @precondition(lambda self: self.route.canary)
+    @rule()
+    def handed_over(self) -> None:
+        before = self.route
+        self.change(before.handed_over(9.0))
+        assert (self.route.primary, self.route.previous, self.route.watched) == (before.canary, before.primary, 9.0)
+        assert self.route.shadows[before.primary] == 1.0
+
     @precondition(lambda self: self.route.primary)
     @rule()
     def rolled_back(self) -> None:
@@ -276,8 +296,10 @@ class RouteMachine(RuleBasedStateMachine):
     @invariant()
     def no_version_has_two_roles(self) -> None:
         route = self.route
-        roles = [route.primary or -1, route.previous or -2, *route.shadows, *route.idle]
+        roles = [route.primary or -1, *route.shadows, *route.idle]
         assert len(set(roles)) == len(roles)
+        # After a delivery the old primary is watched and kept warm.
+        assert route.previous not in {route.primary or -1, *route.idle}
         # A canary may be a shadow of what it does not answer, and nothing else.
         assert route.canary not in {route.primary, route.previous, *route.idle} - {0}
         assert bool(route.canary) == bool(route.weight)
