@@ -142,6 +142,30 @@ def test_a_report_is_one_file_that_loads_nothing(server: ServerProcess, promoted
     assert "src=" not in text
 
 
+def test_what_a_promotion_rests_on_can_be_reported_when_there_is_no_such_shadow_any_more(
+    server: ServerProcess, promoted: Control, tmp_path: Path
+) -> None:
+    (entry,) = [entry for entry in promoted.audit("m").entries if entry.action == "promote"][:1]
+    assert entry.HasField("evidence")
+    address = ("--control", server.control_address)
+    for words in (("--promotion",), ("--promotion", entry.id)):
+        shown = gnomon("report", "m", *words, *address)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "m: version 2 in the shadow of version 1" in shown.stdout
+        assert "verdict: promote" in shown.stdout
+    file = tmp_path / "promotion.html"
+    done = gnomon("report", "m", "--promotion", "--html", file, *address)
+    assert done.returncode == 0, done
+    assert "version 2 in the shadow of version 1" in file.read_text()
+    for more, text in (
+        (("--promotion", "1"), "no report is kept of entry 1 of the audit"),
+        (("--promotion", "--watch"), "expected either --watch or --promotion"),
+    ):
+        refused = gnomon("report", "m", *more, *address)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused
+        assert text in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gnomon_protos import control_pb2
 from gnomon_server.cli.screen import add_command, add_control, add_json, console, control, say, say_json
 from gnomon_server.errors import InvalidRequest, NotFound
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 1.0
 # Changes of the model in a written report.
 SHOWN_CHANGES = 20
+# Changes among which promotions are sought.
+MOST_CHANGES = 1000
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,11 +34,23 @@ def add_parser(subparsers: Any) -> None:
     )
     status.add_argument("model", nargs="?", default="", help="only this model")
     report = add_command(
-        subparsers, "report", "Show how a shadow compares.", "gnomon report flights --shadow 2 --watch", run_report
+        subparsers,
+        "report",
+        "Show how a shadow compares, or what a promotion rests on.",
+        "gnomon report flights --shadow 2 --watch\n  gnomon report flights --promotion --html promotion.html",
+        run_report,
     )
     report.add_argument("model", help="the model")
     report.add_argument("--shadow", type=int, default=0, metavar="V", help="the shadow (default: the only one)")
     report.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
+    report.add_argument(
+        "--promotion",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="ID",
+        help="as it was at a promotion, by the audit's entry (default: the last one)",
+    )
     report.add_argument("--html", type=Path, metavar="FILE", help="write it with the model card, to attach to a ticket")
     divergent = add_command(
         subparsers,
@@ -160,15 +175,32 @@ def run_report(arguments: argparse.Namespace) -> int:
 
     with control(arguments) as server:
         if arguments.watch:
+            if arguments.promotion is not None:
+                raise InvalidRequest(
+                    "expected either --watch or --promotion: what a promotion rests on does not change"
+                )
             return _watch(server, arguments)
         if arguments.html:
             return _write(server, arguments)
-        found = server.report(arguments.model, arguments.shadow)
+        found = _found(server, arguments)
     if arguments.json:
         say_json(found)
     else:
         console().print(tables.report(found))
     return 0
+
+
+def _found(server: Control, arguments: argparse.Namespace) -> control_pb2.Report:
+    """Returns the report of now, or the one that a promotion rests on."""
+    if arguments.promotion is None:
+        return server.report(arguments.model, arguments.shadow)
+    for entry in server.audit(arguments.model, MOST_CHANGES).entries:
+        if entry.HasField("evidence") and arguments.promotion in (0, entry.id):
+            return entry.evidence
+    which = f"entry {arguments.promotion} of the audit" if arguments.promotion else "any promotion"
+    raise NotFound(
+        f"model '{arguments.model}': no report is kept of {which}: gnomon audit {arguments.model} lists them"
+    )
 
 
 def _watch(server: Control, arguments: argparse.Namespace) -> int:
@@ -195,8 +227,11 @@ def _watch(server: Control, arguments: argparse.Namespace) -> int:
 def _write(server: Control, arguments: argparse.Namespace) -> int:
     from gnomon_server.cli import document
 
-    found = server.report(arguments.model, arguments.shadow)
-    cards = {version: server.manifest(found.model, version) for version in (found.shadow, found.primary) if version}
+    found = _found(server, arguments)
+    known = {version.version for version in server.models(found.model).models[0].versions}
+    # A version may have left the repository since it was promoted.
+    numbers = [version for version in (found.shadow, found.primary) if version in known]
+    cards = {version: server.manifest(found.model, version) for version in numbers}
     statuses = {status.version: status for status in server.models(found.model).models[0].versions}
     changes = server.audit(found.model, SHOWN_CHANGES).entries
     made = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
