@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Shared, replicas
 from gnomon_server.control.store.folder import hold, replica
@@ -148,6 +149,10 @@ class PostgresStore(Tables):
     def tallies(self) -> list[Comparison]:
         """Returns the totals of all pairs that this server stored; none until the database was reached once."""
         return super().tallies() if self._migrated else []
+
+    def thinnings(self) -> list[Thinning]:
+        """Returns when mirroring was thinned, as this server stored it; likewise."""
+        return super().thinnings() if self._migrated else []
 
     def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
         """Stores a route together with its audit record; raises as any store does."""
