@@ -178,7 +178,8 @@ def test_where_they_differ_is_named_and_shown(server: ServerProcess, control: Co
         for part in np.split(rows, 400):
             client.infer("steps", part)
     at_rest(control, "steps", 400)
-    eventually(lambda: control.report("steps").segments.segments)
+    # The first search is of those rows that had come by then.
+    eventually(lambda: control.report("steps").segments.rows == 4000)
     report = control.report("steps")
     assert output(report, "y").disagreements == np.count_nonzero(rows[:, 0] >= 0.9)
     first = report.segments.segments[0]
