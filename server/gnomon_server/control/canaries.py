@@ -58,10 +58,8 @@ class Canaries:
             if route.model not in self._watched or self._watched[route.model][0] != key:
                 # The old one is done, but for what was on its way.
                 self._watched[route.model] = (key, new)
-            found = failure(old, new.since(self._watched[route.model][1]), limits)
-            strayed = self._operations.strayed(route)
-            if limits.rollback and self._operations.leads and (found or strayed):
-                why = f"the new primary {found}" if found else f"the old primary is its shadow, and {strayed}"
+            since = new.since(self._watched[route.model][1])
+            if limits.rollback and self._operations.leads and (why := self._against(route, old, since, limits)):
                 log.error("model '%s' version '%d': it is rolled back: %s", route.model, route.primary, why)
                 await self._operations.rollback(Request(route.model, SERVER, why), route.generation)
 
@@ -84,8 +82,15 @@ class Canaries:
         mine = (c for c in counts if (c.model, c.version, c.role) == (route.model, version, role))
         return side(mine, limits.latency)
 
+    def _against(self, route: Route, old: Side, new: Side, limits: CanarySettings) -> str:
+        """Returns why a new primary is to be rolled back."""
+        if found := failure(old, new, limits):
+            return f"the new primary {found}"
+        strayed = self._operations.judging.strayed(route)
+        return f"the old primary is its shadow, and {strayed}" if strayed else ""
+
     def _why(self, route: Route, primary: Side, canary: Side, limits: CanarySettings) -> str:
         if found := failure(primary, canary, limits):
             return f"the canary {found}"
-        rejected = self._operations.rejected(route, route.canary)
+        rejected = self._operations.judging.rejected(route, route.canary)
         return f"as a shadow, {rejected}" if rejected else ""

@@ -7,31 +7,25 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from gnomon_protos import control_pb2
 from gnomon_protos.manifest_pb2 import Manifest
-from gnomon_server.control import labels, repetitions, reports
 from gnomon_server.control.alerts.watch import Rollback
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
-from gnomon_server.control.comparison import Comparison, Pair
 from gnomon_server.control.desired import Change, Desired, Request
-from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.fitting import Fitting
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.following import Following
 from gnomon_server.control.grounds import Grounds
+from gnomon_server.control.judging import Judging
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.control.store import Store
-from gnomon_server.control.verdict import KEEP_WATCHING, REJECT, Verdict, verdict
-from gnomon_server.errors import GnomonError, InvalidRequest, NotFound, NotReady, Refused
+from gnomon_server.errors import NotFound, NotReady, Refused
 from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
-from gnomon_server.settings import Policy, Settings
-from gnomon_server.wire.labels import Label, Labelled
+from gnomon_server.settings import Settings
 from gnomon_server.wire.messages import VersionState
 
 # Between looks at what another server decides, before this one serves.
@@ -57,7 +51,6 @@ class Operations:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger, fleet: Fleet, source: Source) -> None:
         self._settings = settings
-        self._ledger = ledger
         self._fleet = fleet
         self._source = source
         self._lock = asyncio.Lock()
@@ -65,6 +58,7 @@ class Operations:
         self._following = Following(store, self._desired)
         self._fitting = Fitting(fleet, self._desired)
         self._grounds = Grounds(settings, store, self._desired)
+        self.judging = Judging(settings, ledger, fleet, self._desired, self._following)
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -245,21 +239,6 @@ class Operations:
                 await self._desired.switch(before, before.undiverted(), _entry(request, "rollback", version))
                 self._desired.took_back(before)
 
-    def rejected(self, route: Route, version: int) -> str:
-        """Returns the verdict on a version of a route as a sentence, if it is a shadow and the verdict is `reject`."""
-        found = self.report(route.model, version).verdict if version in route.shadows else None
-        return f"the verdict is '{REJECT}', {found.reason}" if found is not None and found.decision == REJECT else ""
-
-    def strayed(self, route: Route) -> str:
-        """Returns how far a new primary is from the old one, its shadow, as a sentence if that is beyond the policy.
-
-        Nothing where the old one fails or cannot be compared: that says nothing of the new one.
-        """
-        why = self.rejected(route, route.previous)
-        outcomes = self.report(route.model, route.previous).outcomes if why else control_pb2.Outcomes()
-        failed = outcomes.shadow_error or outcomes.timeout or outcomes.not_comparable
-        return "" if failed or not outcomes.compared else why
-
     async def promote(self, request: Request, version: int, force: bool) -> Change:
         """Makes a version the primary once it is warm in every frontend.
 
@@ -335,84 +314,6 @@ class Operations:
         async with self._lock:
             await self._desired.unload(request)
 
-    def report(self, model: str, shadow: int = 0) -> control_pb2.Report:
-        """Returns how a shadow compares with the primary; 0 is the only shadow. Raises NotFound or InvalidRequest."""
-        comparison = self._compared(model, shadow)
-        route, pair = self.route(model), comparison.pair
-        policy, now = self._settings.policy_of(model), datetime.now(UTC)
-        evidence = _judged(comparison, policy, now)
-        states = (
-            self._fleet.state(model, pair.primary),
-            self._desired.explained(self._fleet.state(model, pair.shadow)),
-        )
-        found = reports.report(comparison, route, policy, self._judge(comparison, evidence, policy), states)
-        found.thinnings.extend(map(reports.thinning, self._fleet.guarding.thinnings(model)))
-        segments = self._fleet.differences.segments(pair)
-        if segments is not None:
-            found.segments.CopyFrom(segments)
-        known = labels.report(comparison.labels, evidence, policy, now)
-        if known is not None:
-            found.labels.CopyFrom(known)
-        return found
-
-    async def label(self, model: str, shadow: int, given: Sequence[Label]) -> dict[int, Labelled | GnomonError]:
-        """Has the shadows of a model, or one of them, join labels; returns for each what came of it.
-
-        Raises NotFound, Refused where there is no shadow, and what each of them raises where all do.
-        """
-        route = self.route(model)
-        if shadow and shadow not in route.shadows:
-            raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected {sorted(route.shadows)}")
-        versions = [shadow] if shadow else sorted(route.shadows)
-        if not versions:
-            raise Refused(f"model '{model}' has no shadow, so that no label has two answers to be compared with")
-        found = await asyncio.gather(*(self._label(model, version, given) for version in versions))
-        errors = [one for one in found if isinstance(one, GnomonError)]
-        if len(errors) == len(found):
-            raise errors[0]
-        return dict(zip(versions, found, strict=True))
-
-    async def _label(self, model: str, version: int, given: Sequence[Label]) -> Labelled | GnomonError:
-        try:
-            found = await self._fleet.label(model, version, given)
-        except GnomonError as error:
-            return error
-        return InvalidRequest(found.reasons[0]) if found.refused and found.refused == len(given) else found
-
-    def divergent(self, model: str, shadow: int = 0, limit: int = 0) -> list[control_pb2.DivergentRequest]:
-        """Returns requests on which a shadow disagrees, newest first; zeros and errors as in `report`."""
-        return self._fleet.differences.requests(self._compared(model, shadow).pair, limit)
-
-    def _compared(self, model: str, shadow: int) -> Comparison:
-        """Returns what is known of a shadow beside the primary; 0 is the only shadow."""
-        route = self.route(model)
-        if not shadow:
-            if len(route.shadows) != 1:
-                shown = sorted(route.shadows) or "none"
-                raise InvalidRequest(f"model '{model}': name one of its shadows: {shown}")
-            (shadow,) = route.shadows
-        comparison = self._ledger.totals(Pair(model, route.primary, shadow))
-        if shadow not in route.shadows and comparison.since is None:
-            shown = sorted(route.shadows)
-            raise NotFound(f"model '{model}' version '{shadow}' is not a shadow: expected one of {shown}")
-        return comparison
-
-    def judge(self) -> None:
-        """Looks at the evidence on every shadow, so that a decision is kept from the moment when it can be taken."""
-        for route in self._desired.routes.values():
-            for shadow in route.shadows:
-                comparison = self._ledger.totals(Pair(route.model, route.primary, shadow))
-                policy = self._settings.policy_of(route.model)
-                evidence = _judged(comparison, policy, datetime.now(UTC))
-                self._judge(comparison, evidence, policy)
-
-    def _judge(self, comparison: Comparison, evidence: Evidence, policy: Policy) -> Verdict:
-        found = verdict(evidence, policy, datetime.now(UTC), comparison.decided)
-        # Of several servers one keeps decisions; the others hear of them with its tallies.
-        if found.decision != KEEP_WATCHING and self._following.leads:
-            self._ledger.decide(comparison.pair, found)
-        return found
-
     def manifest(self, model: str, version: int) -> Manifest:
         """Returns what a version says of itself, without its golden sample; raises NotFound or LoadError."""
         self.route(model)
@@ -424,7 +325,7 @@ class Operations:
     async def _promote(self, request: Request, before: Route, after: Route, force: bool) -> Change:
         """Has another primary take over, if the evidence on it and the approvals of it allow that."""
         version = after.primary
-        report = self.report(request.model, version) if version in before.shadows else None
+        report = self.judging.report(request.model, version) if version in before.shadows else None
         approvals = await self._grounds.check(request, before, version, report, force)
         await self._desired.warm(request.model, version, canary=after.canary)
         try:
@@ -433,13 +334,13 @@ class Operations:
         except Refused:
             self._desired.wish()
             raise
-        report = self.report(request.model, version) if report is not None else None
+        report = self.judging.report(request.model, version) if report is not None else None
         entry = self._grounds.entry(request, before, version, report, approvals, force)
         return replace(await self._desired.switch(before, after, entry), evidence=report)
 
     def _check_judgement(self, route: Route, version: int) -> None:
         """Raises Refused for a canary that would be taken back at the next look."""
-        if self._settings.model(route.model).canary.rollback and (rejected := self.rejected(route, version)):
+        if self._settings.model(route.model).canary.rollback and (rejected := self.judging.rejected(route, version)):
             raise Refused(f"model '{route.model}' version '{version}' cannot be a canary: {rejected}")
 
     @asynccontextmanager
@@ -453,9 +354,3 @@ class Operations:
 
 def _entry(request: Request, action: str, version: int) -> AuditEntry:
     return AuditEntry(request.actor, action, version, request.reason)
-
-
-def _judged(comparison: Comparison, policy: Policy, now: datetime) -> Evidence:
-    """Returns the evidence by which a policy judges."""
-    evidence = repetitions.net(comparison.evidence, comparison.repeats, policy)
-    return labels.judged(evidence, comparison.labels, policy, now)

@@ -185,7 +185,7 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
 
 async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fleet) -> None:
     await operations.remember_digests()
-    operations.judge()
+    operations.judging.judge()
     await asyncio.to_thread(store.save_tallies, ledger.comparisons())
     if thinnings := fleet.guarding.news(await asyncio.to_thread(store.thinnings)):
         await asyncio.to_thread(store.save_thinnings, thinnings)

@@ -81,7 +81,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     @_mapped
     async def GetReport(self, request: control_pb2.GetReportRequest, _: Any) -> control_pb2.Report:  # noqa: N802
         """Returns how a shadow compares with its primary."""
-        return self._operations.report(request.model, request.shadow)
+        return self._operations.judging.report(request.model, request.shadow)
 
     @_mapped
     async def SetShadow(self, request: control_pb2.SetShadowRequest, _: Any) -> control_pb2.RouteChange:  # noqa: N802
@@ -141,7 +141,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Returns requests on which a shadow disagrees."""
         if request.limit < 0:
             raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
-        found = self._operations.divergent(request.model, request.shadow, request.limit)
+        found = self._operations.judging.divergent(request.model, request.shadow, request.limit)
         return control_pb2.ListDivergentResponse(requests=found)
 
     @_mapped
@@ -152,7 +152,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         if not 1 <= len(request.labels) <= MOST_LABELS:
             raise InvalidRequest(f"labels: expected 1 to {MOST_LABELS:,} in one call, received {len(request.labels):,}")
         given = [Label(one.id, tuple(one.labels), nanoseconds(one.time)) for one in request.labels]
-        found = await self._operations.label(request.model, request.shadow, given)
+        found = await self._operations.judging.label(request.model, request.shadow, given)
         return control_pb2.FeedbackResponse(shadows=[_joined(*one) for one in found.items()])
 
     @_mapped
@@ -208,7 +208,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def reports(self) -> list[control_pb2.Report]:
         """Returns how every shadow compares with its primary."""
         routes = sorted(self._operations.routes.items())
-        return [self._operations.report(name, shadow) for name, route in routes for shadow in sorted(route.shadows)]
+        return [
+            self._operations.judging.report(name, shadow) for name, route in routes for shadow in sorted(route.shadows)
+        ]
 
     async def changes(self, model: str, limit: int) -> list[control_pb2.AuditEntry]:
         """Returns the latest changes of one model or, without a name, of all; newest first."""
@@ -235,7 +237,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             digest=state.digest,
             requests=requests,
             failures=failures,
-            verdict=self._operations.report(route.model, version).verdict.decision if shadow else "",
+            verdict=self._operations.judging.verdict(route.model, version).decision if shadow else "",
         )
 
 

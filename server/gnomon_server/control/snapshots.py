@@ -29,7 +29,7 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
             for route in routes
             for version, sample in route.shadows.items()
         },
-        verdicts={key: operations.report(*key).verdict.decision for key in shadows},
+        verdicts={key: operations.judging.verdict(*key).decision for key in shadows},
         states={
             (route.model, version): fleet.state(route.model, version).state
             for route in routes

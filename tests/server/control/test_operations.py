@@ -48,7 +48,7 @@ def agree(rig: Rig, count: int, nowhere: bool = False) -> None:
 
 
 async def selected(rig: Rig) -> None:
-    await rig.until(lambda: rig.operations.report("m", 2).outcomes.selected)
+    await rig.until(lambda: rig.operations.judging.report("m", 2).outcomes.selected)
 
 
 async def test_the_first_look_stores_the_route_and_says_who_made_it(rig: Rig) -> None:
@@ -102,16 +102,16 @@ async def test_a_decision_is_kept_from_the_first_look_and_stands(rig: Rig) -> No
     await selected(rig)
     agree(rig, 100)
     assert rig.ledger.comparisons()[0].decided is None
-    rig.operations.judge()
+    rig.operations.judging.judge()
     (kept,) = rig.ledger.comparisons()
     assert kept.decided is not None
     assert kept.decided.decision == "promote"
-    first = rig.operations.report("m", 2).verdict
+    first = rig.operations.judging.report("m", 2).verdict
     assert first.decided
     rig.ledger.epoch_ended(next(iter(rig.ledger._live)))
     # A hundred thousand that were lost since would not be enough evidence any more.
     rig.ledger.frontend_reported([FeedCount("m", 1, 2, "another life", "feed", 100_000, 100_000, 0)])
-    report = rig.operations.report("m", 2)
+    report = rig.operations.judging.report("m", 2)
     assert report.verdict == first
     assert report.agreement.low < 0.1
 
@@ -152,7 +152,7 @@ async def test_a_version_with_other_tensors_is_refused_as_a_shadow_unless_forced
     # A new version becomes a shadow by itself, and its status says why nothing of it can be compared.
     found = "does not fit version 1, its requests are not_comparable: input 'x': expected FP32 [-1, 3], received none"
     assert rig.operations.standing("m", 3).reason.startswith(found)
-    assert rig.operations.report("m", 3).shadow_reason.startswith(found)
+    assert rig.operations.judging.report("m", 3).shadow_reason.startswith(found)
     assert rig.operations.standing("m", 2).reason == ""
     await rig.operations.unshadow(ME, 3)
     before = rig.operations.routes["m"]
@@ -362,14 +362,14 @@ async def test_what_does_not_exist_is_named_with_what_does(rig: Rig) -> None:
         with pytest.raises(NotFound, match=r"model 'm': version '9' not found: expected one of \[1, 2\]"):
             await attempt
     with pytest.raises(NotFound, match=r"version '9' is not a shadow: expected one of \[2\]"):
-        rig.operations.report("m", 9)
+        rig.operations.judging.report("m", 9)
 
 
 async def test_a_report_needs_no_number_where_there_is_one_shadow(rig: Rig) -> None:
-    assert rig.operations.report("m").shadow == 2
+    assert rig.operations.judging.report("m").shadow == 2
     await rig.operations.unshadow(ME, 2)
     with pytest.raises(InvalidRequest, match="model 'm': name one of its shadows: none"):
-        rig.operations.report("m")
+        rig.operations.judging.report("m")
 
 
 async def test_the_digest_of_a_version_is_remembered_when_it_is_first_ready(rig: Rig) -> None:
@@ -473,25 +473,25 @@ async def test_labels_go_to_every_shadow_and_one_that_cannot_take_them_says_why(
     rig.shelf.broken.add(("m", 3))
     await rig.operations.look()
     await rig.settled()
-    found = await rig.operations.label("m", 0, [Label("a", ("1",)), Label("b", ("0",))])
+    found = await rig.operations.judging.label("m", 0, [Label("a", ("1",)), Label("b", ("0",))])
     assert found.keys() == {2, 3}
     assert found[2] == Labelled(1, 2, 0, 0, 0, 0, ())
     assert isinstance(found[3], NotReady)
     assert "model 'm' version 3: the shadow is failed and takes no labels" in str(found[3])
     with pytest.raises(NotReady, match="version 3"):
-        await rig.operations.label("m", 3, [Label("a", ("1",))])
+        await rig.operations.judging.label("m", 3, [Label("a", ("1",))])
     with pytest.raises(NotFound, match="version '1' is not a shadow"):
-        await rig.operations.label("m", 1, [Label("a", ("1",))])
+        await rig.operations.judging.label("m", 1, [Label("a", ("1",))])
 
 
 async def test_whoever_gives_labels_to_a_worker_that_dies_of_them_hears_of_it(rig: Rig) -> None:
     with pytest.raises(NotReady, match="shadow m/2 ended with status 0: send the labels again"):
-        await rig.operations.label("m", 2, [Label("fatal", ("1",))])
+        await rig.operations.judging.label("m", 2, [Label("fatal", ("1",))])
     await rig.settled()
-    assert (await rig.operations.label("m", 2, [Label("a", ("1",))]))[2] == Labelled(2, 1, 0, 0, 0, 0, ())
+    assert (await rig.operations.judging.label("m", 2, [Label("a", ("1",))]))[2] == Labelled(2, 1, 0, 0, 0, 0, ())
 
 
 async def test_a_model_without_a_shadow_takes_no_labels(rig: Rig) -> None:
     await rig.operations.unshadow(ME, 2)
     with pytest.raises(Refused, match="model 'm' has no shadow"):
-        await rig.operations.label("m", 0, [Label("a", ("1",))])
+        await rig.operations.judging.label("m", 0, [Label("a", ("1",))])
