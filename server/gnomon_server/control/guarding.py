@@ -67,6 +67,8 @@ class Guarding:
         self._seen: dict[str, tuple[float, HistogramCounts]] = {}
         self._ended: deque[Thinning] = deque(maxlen=REMEMBERED)
         self._lasting: dict[str, Thinning] = {}
+        # What is stored of them.
+        self._told: list[Thinning] = []
 
     async def look(self) -> None:
         """Reads, decides, and has the fleet follow."""
@@ -81,13 +83,18 @@ class Guarding:
 
     def restore(self, known: Iterable[Thinning]) -> None:
         """Takes what an earlier server remembered."""
-        self._ended.extend(known)
+        self._told = [*known]
+        self._ended.extend(self._told)
 
-    def news(self, told: Sequence[Thinning]) -> list[Thinning]:
+    def news(self) -> list[Thinning]:
         """Returns all that is to outlive the server, or nothing if that was told; what lasts ends with the server."""
         now = datetime.now(UTC)
         found = [*self._ended, *(replace(one, until=now) for one in self._lasting.values())]
-        return found if found != [*told] else []
+        return found if found != self._told else []
+
+    def told(self, news: Sequence[Thinning]) -> None:
+        """Takes that news are stored."""
+        self._told = [*news]
 
     def factor(self, model: str) -> float:
         """Returns what the share of each of a model's shadows is multiplied with now, in (0, 1]."""

@@ -187,8 +187,9 @@ async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fl
     await operations.remember_digests()
     operations.judging.judge()
     await asyncio.to_thread(store.save_tallies, ledger.comparisons())
-    if thinnings := fleet.guarding.news(await asyncio.to_thread(store.thinnings)):
+    if thinnings := fleet.guarding.news():
         await asyncio.to_thread(store.save_thinnings, thinnings)
+        fleet.guarding.told(thinnings)
     ledger.counted_elsewhere(await asyncio.to_thread(store.tallies_elsewhere))
 
 

@@ -69,7 +69,7 @@ async def test_a_model_that_has_become_slow_is_thinned_and_its_neighbour_is_not(
     assert (thinning.until, thinning.factor, thinning.cause) == (None, 0.25, "latency")
     assert guard.thinnings("n") == []
     assert (guard.factor("m"), guard.factor("n")) == (0.25, 1.0)
-    (kept,) = guard.news(())
+    (kept,) = guard.news()
     assert kept.until is not None
     assert kept.since == thinning.since
     # Calm again: it comes back step by step, and what happened is remembered.
@@ -81,6 +81,8 @@ async def test_a_model_that_has_become_slow_is_thinned_and_its_neighbour_is_not(
     assert thinning.until is not None
     assert thinning.until >= thinning.since
     assert thinning.factor == 0.25
+    guard.told(guard.news())
+    assert guard.news() == []
 
 
 async def test_the_latency_of_long_ago_and_that_of_a_few_requests_count_for_nothing(frontends: Frontends) -> None:
