@@ -160,7 +160,7 @@ class Desired:
             raise
 
     def _check_tensors(self, model: str, primary: int, canary: int) -> None:
-        expected, received = (self._fleet.frontend_state(model, version).tensors for version in (primary, canary))
+        expected, received = (str(self._fleet.frontend_state(model, number).signature) for number in (primary, canary))
         if received != expected:
             raise Refused(
                 f"model '{model}' version '{canary}' cannot be a canary of version {primary}: "

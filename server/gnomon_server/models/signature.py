@@ -46,15 +46,6 @@ class Signature:
     aligned: bool = True
 
     @cached_property
-    def text(self) -> str:
-        """Names, datatypes and shapes in one line, whatever their order."""
-        inputs, outputs = (
-            ", ".join(f"{s.name} {s.datatype} {list(s.shape) if s.ranked else 'any'}" for s in sorted(specs, key=_name))
-            for specs in (self.inputs, self.outputs)
-        )
-        return f"{inputs} -> {outputs}"
-
-    @cached_property
     def required(self) -> tuple[TensorSpec, ...]:
         """The inputs that a request must give."""
         return tuple(spec for spec in self.inputs if not spec.optional)
@@ -73,7 +64,3 @@ class Signature:
     def output_names(self) -> tuple[str, ...]:
         """The names of the outputs, in order."""
         return tuple(spec.name for spec in self.outputs)
-
-
-def _name(spec: TensorSpec) -> str:
-    return spec.name

@@ -58,7 +58,6 @@ class Holdings:
                 state=state,
                 reason=self._reasons.get(ref, ""),
                 digest=self._servables[ref].digest if ref in self._servables else "",
-                tensors=self._servables[ref].signature.text if ref in self._servables else "",
                 signature=self._signatures.get(ref),
             )
             for ref, state in self._states.items()

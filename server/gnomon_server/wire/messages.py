@@ -28,8 +28,6 @@ class VersionState(msgspec.Struct, frozen=True):
     reason: str = ""
     # Digest of the loaded file.
     digest: str = ""
-    # Of a frontend's version: what goes in and comes out, as one line.
-    tensors: str = ""
     # What it takes and gives, once it is loaded.
     signature: Tensors | None = None
 
