@@ -100,6 +100,11 @@ class ServerProcess:
         """A new client of the control API."""
         return Control(self.control_address)
 
+    def gnomon(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """What the command says of this server, with `text` on its standard input."""
+        command = [str(Path(sys.executable).with_name("gnomon")), *words, "--control", self.control_address]
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
     def kill(self) -> None:
         """SIGKILL to control and every child at once."""
         if self.process is None:

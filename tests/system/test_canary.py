@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx_models as models
@@ -190,18 +187,13 @@ def _answers(client: Client, version: int) -> bool:
         return False
 
 
-def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("gnomon")), *words, "--control", server.control_address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_the_command_takes_percent_and_says_what_is_so_now(server: ServerProcess, control: Control) -> None:
-    done = gnomon(server, "canary", "m", "2", "--weight", "5")
+    done = server.gnomon("canary", "m", "2", "--weight", "5")
     assert (done.returncode, done.stdout) == (
         0,
         "m: primary is version 1; version 2 answers 5% of requests as canary; version 2 shadows 100% of requests\n",
     )
-    assert "2 (5%)" in gnomon(server, "models").stdout
+    assert "2 (5%)" in server.gnomon("models").stdout
     eventually(lambda: control.models("m").models[0].versions[1].role == "canary")
     for words, message in (
         (("m", "2"), "expected either --weight PERCENT or --off"),
@@ -211,7 +203,7 @@ def test_the_command_takes_percent_and_says_what_is_so_now(server: ServerProcess
         (("m", "2", "--weight", "nan"), "--weight: expected percent in (0, 100], received nan"),
         (("m", "1", "--off"), "model 'm' version '1' is not the canary: expected 2"),
     ):
-        refused = gnomon(server, "canary", *words)
+        refused = server.gnomon("canary", *words)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused
         assert message in refused.stderr
-    assert gnomon(server, "canary", "m", "--off").returncode == 0
+    assert server.gnomon("canary", "m", "--off").returncode == 0

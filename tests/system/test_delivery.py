@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx_models as models
@@ -31,11 +29,6 @@ steps = [{weight = 0.5, seconds = 0, requests = 20}]
 """
 
 
-def gnomon(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("gnomon")), *words, "--control", server.control_address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
 def route(server: ServerProcess, model: str = "m") -> control_pb2.Route:
     with server.control() as control:
         found = control_pb2.Route()
@@ -45,7 +38,7 @@ def route(server: ServerProcess, model: str = "m") -> control_pb2.Route:
 
 def is_taken_back_once_it_is_the_primary(server: ServerProcess, model: str, reason: str) -> None:
     """Delivers a version that goes wrong on what is asked only afterwards."""
-    assert gnomon(server, "deliver", model, "2").returncode == 0
+    assert server.gnomon("deliver", model, "2").returncode == 0
     with Load(server.grpc, model, leading(0.0, 2)) as load:
         eventually(lambda: route(server, model).primary == 2, seconds=60)
     assert load.failures == []
@@ -67,9 +60,9 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
             tmp_path / "models", "strays", version, models.stepped(1.0) if version == 2 else models.affine(1.0)
         )
     with ServerProcess(tmp_path / "models", tmp_path / "state", config=CONFIG) as server:
-        begun = gnomon(server, "deliver", "m", "2")
+        begun = server.gnomon("deliver", "m", "2")
         assert "version 2 answers 20% of requests as canary, step 1" in begun.stdout, begun
-        assert "step 1, paused" in gnomon(server, "deliver", "m", "pause").stdout
+        assert "step 1, paused" in server.gnomon("deliver", "m", "pause").stdout
         with Load(server.grpc, "m") as load:
             load.reach(300)
         assert {answer.version for answer in load.answers} == {1, 2}
@@ -80,7 +73,7 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
         assert route(server) == before
         with Load(server.grpc, "m") as load:
             load.reach(100)
-            assert gnomon(server, "deliver", "m", "resume").returncode == 0
+            assert server.gnomon("deliver", "m", "resume").returncode == 0
             eventually(lambda: route(server).primary == 2, seconds=60)
             load.reach(20)
         assert load.failures == []
@@ -106,6 +99,6 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
             (("m", "faster"), "expected a version, or one of next, pause, resume, abort, received 'faster'"),
             (("m", "9"), "model 'm': version '9' not found"),
         ):
-            refused = gnomon(server, "deliver", *words)
+            refused = server.gnomon("deliver", *words)
             assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused
             assert message in refused.stderr

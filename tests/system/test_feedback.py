@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,23 +51,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             mirrored(control, "due")
             mirrored(control, "brief")
         yield running
-
-
-def gnomon_report(server: ServerProcess, model: str) -> str:
-    command = [str(Path(sys.executable).with_name("gnomon")), "report", model, "--control", server.control_address]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def gnomon(server: ServerProcess, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("gnomon")), "feedback", *arguments]
-    return subprocess.run(
-        [*command, "--control", server.control_address],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def asked(server: ServerProcess, model: str, rows: Rows, name: str) -> None:
@@ -123,7 +104,9 @@ def test_joined_labels_outlive_the_worker_and_are_judged_when_they_are_due(
         labels = [(f"r{number}", label) for number, label in enumerate(truth)]
         # Some are sent again, ten of them with another label, and one is about a request that never was.
         again = [(name, label if number >= 10 else 1 - label) for number, (name, label) in enumerate(labels[:50])]
-        done = gnomon(server, "due", str(written(tmp_path / "labels.csv", [*labels[:300], *again, ("nobody", 1)])))
+        done = server.gnomon(
+            "feedback", "due", str(written(tmp_path / "labels.csv", [*labels[:300], *again, ("nobody", 1)]))
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "due: version 2: 300 joined, 1 waiting, 50 duplicate\n"
 
@@ -141,7 +124,9 @@ def test_joined_labels_outlive_the_worker_and_are_judged_when_they_are_due(
         after = control.report("due").labels
         assert (after.joined, after.unknown, table(after)) == (300, 1, table(found))
         # What the worker remembered died with it.
-        assert gnomon(server, "due", "-", text='{"id": "r399", "label": 1}\n').stdout.endswith("0 joined, 1 waiting\n")
+        assert server.gnomon("feedback", "due", "-", text='{"id": "r399", "label": 1}\n').stdout.endswith(
+            "0 joined, 1 waiting\n"
+        )
         eventually(lambda: control.report("due").labels.unknown == 2)
 
         eventually(lambda: control.report("due").labels.due == REQUESTS, 60)
@@ -177,7 +162,9 @@ def test_labels_are_seen_on_the_page_in_the_report_and_among_the_metrics(server:
         asked(server, "brief", rows_of(3)[0][:1], "seen")
         eventually(lambda: control.report("brief").labels.due > before)
         control.feedback("brief", [("seen0", 1)])
-        shown = gnomon_report(server, "brief")
+        reported = server.gnomon("report", "brief")
+        reported.check_returncode()
+        shown = reported.stdout
         for part in ("labels: 0 joined", " late", "the shadow loses more by"):
             assert part in shown
     with urlopen(f"http://{server.http}/") as page, urlopen(f"http://{server.http}/metrics") as metrics:
@@ -221,6 +208,6 @@ def test_the_command_says_in_one_line_what_is_wrong_with_a_file(server: ServerPr
     }
     for name, (text, expected) in cases.items():
         (tmp_path / name).write_text(text)
-        done = gnomon(server, "brief", str(tmp_path / name))
+        done = server.gnomon("feedback", "brief", str(tmp_path / name))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
         assert expected in done.stderr
