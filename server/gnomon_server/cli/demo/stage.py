@@ -107,7 +107,9 @@ def memory(pid: int) -> int | None:
             folder = Path("/proc") / str(waiting.pop())
             rollup = (folder / "smaps_rollup").read_text()
             total += sum(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
-            waiting += map(int, (folder / "task" / folder.name / "children").read_text().split())
+            # Linux keeps children by the thread that started them.
+            for children in folder.glob("task/*/children"):
+                waiting += map(int, children.read_text().split())
     except (OSError, ValueError):
         return None
     return total
