@@ -174,6 +174,62 @@ def promotable(control: Control) -> bool:
     return bool(control.rollback("m", reason="it is back").after.primary == 1)
 
 
+def lost(pair: Pair, name: str) -> None:
+    """Has the database know a server as silent for two hours, until its rows are laid aside."""
+
+    def folded() -> bool:
+        pair.database.run(f"UPDATE replicas SET seen = now() - interval '2 hours' WHERE id = '{name}'")
+        return pair.database.run(f"SELECT count(*) FROM tallies WHERE replica = '{name}'") == [(0,)]
+
+    eventually(folded)
+
+
+def test_what_a_lost_server_counted_stays_and_is_its_own_again_when_it_is_back(pair: Pair) -> None:
+    for control in pair.controls:
+        mirrored(control, "m", 2)
+    with Load(pair.servers[0].grpc, "m", name="a") as first, Load(pair.servers[1].grpc, "m", name="b") as second:
+        first.reach(20)
+        second.reach(20)
+    total = first.ended + second.ended
+    names = [(server.state / "replica").read_text() for server in pair.servers]
+    for control in pair.controls:
+        eventually(lambda control=control: compared(control) == total)  # type: ignore[misc]
+    # Cut off, it counts on; taken for lost meanwhile, it is added up once when it is back.
+    pair.cable.cut()
+    with Load(pair.servers[1].grpc, "m", name="c") as third:
+        lost(pair, names[1])
+        assert compared(pair.controls[0]) == total
+        third.reach(20)
+    pair.cable.mend()
+    total += third.ended
+    for control in pair.controls:
+        eventually(lambda control=control: compared(control) == total)  # type: ignore[misc]
+    # So is one that is killed: by the time it is back, nobody has read its rows for hours.
+    pair.servers[0].kill()
+    lost(pair, names[0])
+    assert pair.database.run("SELECT count(*) FROM folded") != [(0,)]
+    eventually(lambda: compared(pair.controls[1]) == total)
+    pair.servers[0].start()
+    with pair.servers[0].control() as control:
+        mirrored(control, "m", 2)
+    with Load(pair.servers[0].grpc, "m", name="d") as fourth:
+        fourth.reach(20)
+        assert fourth.failures == []
+    total += fourth.ended
+    assert pair.database.run("SELECT count(*) FROM folded") == [(0,)]
+    assert (pair.servers[0].state / "replica").read_text() == names[0]
+    with pair.servers[0].control() as control:
+        for one in (control, pair.controls[1]):
+            eventually(lambda one=one: settled(one) == total)  # type: ignore[misc]
+
+
+def settled(control: Control) -> int:
+    """Requests that were selected and are not on their way."""
+    outcomes = control.report("m", 2).outcomes
+    assert adds_up(outcomes)
+    return int(outcomes.selected - outcomes.pending)
+
+
 def test_when_the_one_that_decides_dies_the_other_does(pair: Pair) -> None:
     leaders = pair.database.run("SELECT holder FROM lease")
     names = [(server.state / "replica").read_text() for server in pair.servers]

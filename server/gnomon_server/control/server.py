@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS: Final = 1.0
 # Between looks at what other servers changed that share the store.
 FOLLOW_SECONDS: Final = 0.25
+# Between looks for servers that are lost.
+FOLD_SECONDS: Final = 1.0
 GUARD_SECONDS: Final = 1.0
 CANARY_SECONDS: Final = 1.0
 # Between looks for something that somebody should know of.
@@ -123,6 +125,7 @@ class Server:
         stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations, fleet))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
+            stack.enter_context(_Task(_always(FOLD_SECONDS, lambda: asyncio.to_thread(store.fold))))
         if settings.alerts.webhook:
             stack.enter_context(_Task(webhook.run()))
             stack.enter_context(_Task(_always(ALERT_SECONDS, alarm.look)))

@@ -87,7 +87,14 @@ class Store(Protocol):
         ...
 
     def tallies_elsewhere(self) -> list[Comparison]:
-        """Returns the stored totals of other servers; nothing is pending at those that are gone."""
+        """Returns the stored totals of other servers; nothing is pending at those that are gone.
+
+        Raises NotReady where this server was taken for lost, as its own would be among them.
+        """
+        ...
+
+    def fold(self) -> None:
+        """Adds up what lost servers stored, of one at a time, if this server decides."""
         ...
 
     def save_thinnings(self, found: Sequence[Thinning]) -> None:

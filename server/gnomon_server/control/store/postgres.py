@@ -25,9 +25,10 @@ from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store import Shared, replicas
+from gnomon_server.control.store import Shared, lost, replicas
 from gnomon_server.control.store.folder import hold, replica
 from gnomon_server.control.store.memory import Memory
+from gnomon_server.control.store.postgres_schema import MIGRATIONS
 from gnomon_server.control.store.tables import Execute, Tables, stored_comparison, stored_routes
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 from gnomon_server.redaction import redacted, secrets, without_secrets
@@ -44,47 +45,6 @@ WRITERS: Final = 0x676E6F6D6F6E
 # A server that hangs in a transaction must not hold up the others; the database ends what its own side sees hang.
 OPTIONS: Final = (
     "-c search_path=gnomon -c statement_timeout=4000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=4000"
-)
-# From each version to the next; each step is one transaction. Never alter one that was released.
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE routes (model TEXT PRIMARY KEY, generation BIGINT NOT NULL, route TEXT NOT NULL);
-    CREATE TABLE versions (
-        model TEXT NOT NULL,
-        version BIGINT NOT NULL,
-        digest TEXT NOT NULL,
-        first_seen TEXT NOT NULL,
-        PRIMARY KEY (model, version)
-    );
-    CREATE TABLE tallies (
-        model TEXT NOT NULL,
-        "primary" BIGINT NOT NULL,
-        shadow BIGINT NOT NULL,
-        replica TEXT NOT NULL,
-        comparison BYTEA NOT NULL,
-        updated_at TEXT NOT NULL,
-        PRIMARY KEY (model, "primary", shadow, replica)
-    );
-    CREATE TABLE audit (
-        id BIGINT PRIMARY KEY,
-        model TEXT NOT NULL,
-        body TEXT NOT NULL,
-        hash TEXT NOT NULL,
-        signed_by TEXT NOT NULL,
-        signature TEXT NOT NULL
-    );
-    CREATE INDEX audit_of_model ON audit (model, id);
-    CREATE FUNCTION audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'the audit only grows'; END $$;
-    CREATE TRIGGER audit_only_grows BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
-        EXECUTE FUNCTION audit_only_grows();
-    CREATE TABLE replicas (id TEXT PRIMARY KEY, seen TIMESTAMPTZ NOT NULL);
-    CREATE TABLE lease (holder TEXT NOT NULL, token BIGINT NOT NULL, until TIMESTAMPTZ NOT NULL);
-    INSERT INTO lease VALUES ('', 0, '-infinity');
-    """,
-    """
-    CREATE TABLE thinnings (replica TEXT PRIMARY KEY, body BYTEA NOT NULL);
-    """,
 )
 
 
@@ -113,7 +73,10 @@ class PostgresStore(Tables):
             self._memory = Memory(folder)
             self._migrated = False
             # Without the database, what was counted before cannot be gone on with: another replica begins.
-            self.replica = replica(folder, anew=not self._reached())
+            reached = self._reached()
+            self.replica = replica(folder, anew=not reached)
+            if reached and self._forgotten():
+                self.replica = replica(folder, anew=True)
         except BaseException:
             self.close()
             raise
@@ -121,6 +84,8 @@ class PostgresStore(Tables):
     def sync(self) -> Shared:
         """Says that this server is alive; returns what others did, and whether this one decides."""
         with self._transaction(writes=False) as execute:
+            if lost.forgotten(execute, self.replica):
+                raise lost.given_up()
             replicas.seen(execute, self.replica)
             token = replicas.lead(execute, self.replica)
             ((newest,),) = execute("SELECT coalesce(max(id), 0) FROM audit")
@@ -148,7 +113,11 @@ class PostgresStore(Tables):
 
     def tallies(self) -> list[Comparison]:
         """Returns the totals of all pairs that this server stored; none until the database was reached once."""
-        return super().tallies() if self._migrated else []
+        if not self._migrated:
+            return []
+        with self._transaction() as execute:
+            self._counts(execute)
+        return super().tallies()
 
     def thinnings(self) -> list[Thinning]:
         """Returns when mirroring was thinned, as this server stored it; likewise."""
@@ -167,12 +136,29 @@ class PostgresStore(Tables):
         return first
 
     def tallies_elsewhere(self) -> list[Comparison]:
-        """Returns the stored totals of other servers; nothing is pending at those that are gone."""
+        """Returns the stored totals of other servers; nothing is pending at those that are gone.
+
+        Raises NotReady where this server was taken for lost, as its own would be among them.
+        """
         with self._transaction(writes=False) as execute:
-            rows = execute("SELECT replica, comparison FROM tallies WHERE replica <> %s", (self.replica,))
+            # One statement sees the tables as they were at one moment.
+            rows = execute(
+                "SELECT replica, comparison FROM tallies WHERE replica <> %s "
+                "UNION ALL SELECT replica, comparison FROM folded WHERE replica = %s "
+                "UNION ALL SELECT id, NULL FROM replicas WHERE id = %s AND forgotten",
+                (self.replica, self.replica, self.replica),
+            )
             gone = replicas.gone(execute)
+        if any(name == self.replica for name, _ in rows):
+            raise NotReady(f"{self._name}: this server was taken for lost; what it counted is stored again in a moment")
         found = ((name, stored_comparison(blob)) for name, blob in rows)
         return [comparison.closed() if name in gone else comparison for name, comparison in found]
+
+    def fold(self) -> None:
+        """Adds up what lost servers stored, of one at a time, if this server decides."""
+        with self._transaction() as execute:
+            if self._leads(execute):
+                lost.fold(execute)
 
     def close(self) -> None:
         """Lets another process use the folder; the store is not to be used any more."""
@@ -182,6 +168,14 @@ class PostgresStore(Tables):
 
     def _leads(self, execute: Execute) -> bool:
         return replicas.leads(execute, self.replica, self._token)
+
+    def _counts(self, execute: Execute) -> None:
+        lost.back(execute, self.replica)
+        replicas.seen(execute, self.replica)
+
+    def _forgotten(self) -> bool:
+        with self._transaction(writes=False) as execute:
+            return lost.forgotten(execute, self.replica)
 
     def _reached(self) -> bool:
         """Whether the database is there; raises NotReady where it is not and nothing is remembered."""

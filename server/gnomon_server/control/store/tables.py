@@ -67,6 +67,12 @@ class Tables(ABC):
         """Returns the stored totals of other servers; nothing is pending at those that are gone."""
         return []
 
+    def fold(self) -> None:  # noqa: B027 - a store of one server holds nothing of others
+        """Adds up what lost servers stored, of one at a time, if this server decides."""
+
+    def _counts(self, execute: Execute) -> None:  # noqa: B027 - likewise
+        """Says that this server stores what it counted."""
+
     def _leads(self, execute: Execute) -> bool:  # noqa: ARG002 - a store of one server has nobody to ask
         """Whether this server decides what nobody asked for, until the transaction ends."""
         return True
@@ -124,6 +130,7 @@ class Tables(ABC):
         """Stores totals in place of earlier ones of the same pairs."""
         now = utc_now()
         with self._transaction() as execute:
+            self._counts(execute)
             for row in rows:
                 pair = row.pair
                 # MessagePack keeps every float as it is; JSON has no infinities.
