@@ -101,6 +101,9 @@ def snapshot(**fields: Any) -> Snapshot:
         "verdicts": {("churn", 2): "keep watching"},
         "states": {("churn", 1): "ready", ("churn", 2): "loading"},
         "switches": {("churn", "promotion"): 2, ("churn", "rollback"): 0},
+        "canaries": {("churn", 2): 0.25},
+        "steps": {("churn", 2): 2},
+        "deliveries": {("churn", 2): "stuck"},
         "in_flight": 4,
     }
     return Snapshot(**(values | fields))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import onnx_models as models
@@ -36,6 +37,11 @@ def route(server: ServerProcess, model: str = "m") -> control_pb2.Route:
         return found
 
 
+def page(server: ServerProcess, name: str) -> set[str]:
+    with urllib.request.urlopen(f"http://{server.http}/{name}", timeout=10) as answer:
+        return set(answer.read().decode().splitlines())
+
+
 def is_taken_back_once_it_is_the_primary(server: ServerProcess, model: str, reason: str) -> None:
     """Delivers a version that goes wrong on what is asked only afterwards."""
     assert server.gnomon("deliver", model, "2").returncode == 0
@@ -63,6 +69,13 @@ def test_a_delivery_that_the_server_dies_in_goes_on_to_the_primary_without_a_fai
         begun = server.gnomon("deliver", "m", "2")
         assert "version 2 answers 20% of requests as canary, step 1" in begun.stdout, begun
         assert "step 1, paused" in server.gnomon("deliver", "m", "pause").stdout
+        delivered = 'gnomon_model_name="m",gnomon_model_version="2"'
+        assert {
+            f"gnomon_canary_share{{{delivered}}} 0.2",
+            f"gnomon_delivery_step{{{delivered}}} 1",
+            f'gnomon_delivery_state{{{delivered},gnomon_state="paused"}} 1',
+            f'gnomon_delivery_state{{{delivered},gnomon_state="stuck"}} 0',
+        } <= page(server, "metrics")
         with Load(server.grpc, "m") as load:
             load.reach(300)
         assert {answer.version for answer in load.answers} == {1, 2}

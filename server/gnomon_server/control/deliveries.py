@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gnomon_server.control.alerts.watch import Stuck
 from gnomon_server.control.canaries import Canaries
@@ -12,10 +12,11 @@ from gnomon_server.control.delivery import decide
 from gnomon_server.control.desired import Request
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.operations import Operations
-from gnomon_server.control.routes import Route
+from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.control.store.tables import SERVER
 from gnomon_server.errors import GnomonError
 from gnomon_server.settings import Settings
+from gnomon_server.telemetry.conventions import PAUSED, RUNNING, STUCK
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,22 @@ class Deliveries:
     def stuck(self) -> Sequence[Stuck]:
         """Those that should have gone on long ago."""
         return tuple(self._stuck.values())
+
+    @property
+    def states(self) -> Mapping[tuple[str, int], str]:
+        """One of conventions.DELIVERY_STATES for each model and its canary, as far as this server decides."""
+        return {
+            (route.model, route.canary): self._state(route, route.delivery)
+            for route in self._operations.routes.values()
+            if route.delivery is not None and self._operations.leads
+        }
+
+    def _state(self, route: Route, delivery: Delivery) -> str:
+        if delivery.paused:
+            return PAUSED
+        known = self._stuck.get(route.model)
+        # It may have gone on since the last look.
+        return STUCK if known and (known.version, known.step) == (route.canary, delivery.step + 1) else RUNNING
 
     async def look(self) -> None:
         """Moves on what is due; what cannot be is tried again, and reported once it has taken long enough."""

@@ -39,7 +39,7 @@ class Outlook:
 
     def snapshot(self) -> Snapshot:
         """Returns the counts and states for the metrics."""
-        return snapshots.snapshot(self._since_ns, self._fleet, self._ledger, self._operations)
+        return snapshots.snapshot(self._since_ns, self._fleet, self._ledger, self._operations, self._deliveries)
 
     async def view(self) -> View:
         """Returns what the page shows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from gnomon_server.control.comparison import Comparison
+from gnomon_server.control.deliveries import Deliveries
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -12,7 +13,7 @@ from gnomon_server.telemetry import PairCounts, Snapshot
 from gnomon_server.telemetry.conventions import LABEL_OUTCOMES
 
 
-def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations) -> Snapshot:
+def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations, deliveries: Deliveries) -> Snapshot:
     """Returns the counts and states of now; `since_ns` is when the server began, in nanoseconds since the epoch."""
     counts = fleet.counts
     routes = operations.routes.values()
@@ -36,6 +37,9 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
             for version in operations.versions(route.model)
         },
         switches=operations.switches,
+        canaries={(route.model, route.canary): route.weight for route in routes if route.canary},
+        steps={(route.model, route.canary): route.delivery.step + 1 for route in routes if route.delivery},
+        deliveries=deliveries.states,
         in_flight=counts.in_flight,
         sequences_evicted=counts.sequences_evicted,
     )

@@ -53,6 +53,9 @@ FEEDBACK_LABELS: Final = "gnomon.feedback.labels"
 VERDICT: Final = "gnomon.verdict"
 MODEL_STATE: Final = "gnomon.model.state"
 ROUTE_SWITCHES: Final = "gnomon.route.switches"
+CANARY_SHARE: Final = "gnomon.canary.share"
+DELIVERY_STEP: Final = "gnomon.delivery.step"
+DELIVERY_STATE: Final = "gnomon.delivery.state"
 
 # Values.
 GRPC: Final = "grpc"
@@ -68,6 +71,10 @@ VERDICTS: Final = ("promote", "reject", "keep watching")
 PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
 SWITCHES: Final = (PROMOTION, ROLLBACK)
+RUNNING: Final = "running"
+PAUSED: Final = "paused"
+STUCK: Final = "stuck"
+DELIVERY_STATES: Final = (RUNNING, PAUSED, STUCK)
 VERSION_STATES: Final = ("loading", "ready", "failed", "unloaded")
 # The statuses that are the server's failure; with any other the span's status stays unset (docs/rpc/grpc.md).
 SERVER_ERRORS: Final = frozenset(

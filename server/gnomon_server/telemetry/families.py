@@ -62,6 +62,9 @@ def families(snapshot: Snapshot) -> list[Family]:
         _verdicts(snapshot),
         _model_states(snapshot),
         _switches(snapshot),
+        _canary_shares(snapshot),
+        _delivery_steps(snapshot),
+        _delivery_states(snapshot),
     ]
     return [family for family in made if family.points]
 
@@ -183,15 +186,30 @@ def _shadow(pair: PairCounts, *more: tuple[str, str]) -> Attributes:
 
 
 def _shares(snapshot: Snapshot) -> Family:
-    points = (Point(_version(*key), share, snapshot.since_ns) for key, share in sorted(snapshot.shares.items()))
     text = "Share of the requests that is mirrored to a shadow now; the guard halves it."
-    return Family(names.MIRROR_SHARE, "1", "gauge", text, tuple(points))
+    return Family(names.MIRROR_SHARE, "1", "gauge", text, _gauges(snapshot.shares, snapshot.since_ns))
 
 
 def _queue_depths(snapshot: Snapshot) -> Family:
-    points = (Point(_version(*key), depth, snapshot.since_ns) for key, depth in sorted(snapshot.queue_depths.items()))
     text = "Mirrored requests that wait for their shadow."
-    return Family(names.SHADOW_QUEUE_DEPTH, "{request}", "gauge", text, tuple(points))
+    points = _gauges(snapshot.queue_depths, snapshot.since_ns)
+    return Family(names.SHADOW_QUEUE_DEPTH, "{request}", "gauge", text, points)
+
+
+def _canary_shares(snapshot: Snapshot) -> Family:
+    text = "Share of the requests that a canary answers."
+    return Family(names.CANARY_SHARE, "1", "gauge", text, _gauges(snapshot.canaries, snapshot.since_ns))
+
+
+def _delivery_steps(snapshot: Snapshot) -> Family:
+    text = "Step that the delivery of a version is at, from 1."
+    return Family(names.DELIVERY_STEP, "{step}", "gauge", text, _gauges(snapshot.steps, snapshot.since_ns))
+
+
+def _delivery_states(snapshot: Snapshot) -> Family:
+    text = "1 for the state of the delivery of a version, 0 for the others."
+    points = _one_hot(snapshot.deliveries, names.DELIVERY_STATES, snapshot.since_ns)
+    return Family(names.DELIVERY_STATE, "{version}", "gauge", text, points)
 
 
 def _verdicts(snapshot: Snapshot) -> Family:
@@ -213,6 +231,10 @@ def _switches(snapshot: Snapshot) -> Family:
         for (model, kind), count in sorted(snapshot.switches.items())
     )
     return Family(names.ROUTE_SWITCHES, "{version}", "counter", text, points)
+
+
+def _gauges(current: Mapping[tuple[str, int], int | float], since_ns: int) -> tuple[Point, ...]:
+    return tuple(Point(_version(*key), value, since_ns) for key, value in sorted(current.items()))
 
 
 def _one_hot(current: Mapping[tuple[str, int], str], states: Sequence[str], since_ns: int) -> tuple[Point, ...]:

@@ -48,6 +48,12 @@ class Snapshot:
     states: Mapping[tuple[str, int], str] = field(default_factory=dict)
     # (model, one of conventions.SWITCHES) to how often its primary changed so.
     switches: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    # (model, canary) to the share of requests that it answers.
+    canaries: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    # (model, canary) to the step of its delivery, from 1.
+    steps: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    # (model, canary) to one of conventions.DELIVERY_STATES, where this server decides about it.
+    deliveries: Mapping[tuple[str, int], str] = field(default_factory=dict)
     # Calls that have no answer yet.
     in_flight: int = 0
     # Sequences of requests whose decision was forgotten before they ended, for want of room.

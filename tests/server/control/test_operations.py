@@ -278,8 +278,12 @@ async def test_a_delivery_goes_through_its_steps_and_the_verdict_makes_the_prima
         assert (begun.canary, begun.weight, begun.delivery and begun.delivery.step) == (2, 0.1, 0)
         with pytest.raises(Refused, match="model 'm' delivers version '2' already"):
             await rig.operations.deliver(ME, 2)
+        assert deliveries.states == {("m", 2): "running"}
         await rig.operations.pause(ME, True)
         await deliveries.look()
+        found = snapshots.snapshot(123, rig.fleet, rig.ledger, rig.operations, deliveries)
+        assert (found.canaries, found.steps) == ({("m", 2): 0.1}, {("m", 2): 1})
+        assert found.deliveries == {("m", 2): "paused"}
         assert rig.operations.routes["m"].weight == 0.1
         with pytest.raises(Refused, match="model 'm' is paused"):
             await rig.operations.pause(ME, True)
@@ -292,13 +296,14 @@ async def test_a_delivery_goes_through_its_steps_and_the_verdict_makes_the_prima
         (stuck,) = deliveries.stuck
         assert (stuck.model, stuck.version, stuck.step) == ("m", 2, 2)
         assert stuck.reason.startswith("model 'm' version '2': the verdict is 'keep watching', ")
+        assert deliveries.states == {("m", 2): "stuck"}
         await selected(rig)
         agree(rig, 500)
         await deliveries.look()
         after = rig.operations.routes["m"]
         assert (after.primary, after.previous, after.canary, after.delivery) == (2, 1, 0, None)
         await deliveries.look()
-        assert deliveries.stuck == ()
+        assert (deliveries.stuck, deliveries.states) == ((), {})
         assert rig.store.audit()[0].entry.action == "promote"
 
 
@@ -386,7 +391,8 @@ async def test_the_digest_of_a_version_is_remembered_when_it_is_first_ready(rig:
 async def test_a_snapshot_has_every_outcome_state_and_verdict(rig: Rig) -> None:
     await selected(rig)
     agree(rig, 500)
-    found = snapshots.snapshot(123, rig.fleet, rig.ledger, rig.operations)
+    deliveries = Deliveries(Settings(), rig.fleet, rig.operations)
+    found = snapshots.snapshot(123, rig.fleet, rig.ledger, rig.operations, deliveries)
     assert found.since_ns == 123 <= found.time_ns
     assert found.states == {("m", 1): "ready", ("m", 2): "ready"}
     assert found.verdicts == {("m", 2): "promote"}

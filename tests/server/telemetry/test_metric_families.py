@@ -77,12 +77,19 @@ def test_states_are_1_for_what_holds_and_0_for_the_rest() -> None:
     states = values(family("gnomon.model.state"), "gnomon.model.version", "gnomon.state")
     assert [key for key, value in states.items() if value] == [("1", "ready"), ("2", "loading")]
     assert len(states) == 8
+    assert values(family("gnomon.delivery.state"), "gnomon.model.version", "gnomon.state") == {
+        ("2", "running"): 0,
+        ("2", "paused"): 0,
+        ("2", "stuck"): 1,
+    }
 
 
 def test_gauges_show_what_waits_now() -> None:
     assert values(family("gnomon.mirror.share"), "gnomon.model.name") == {("churn",): 0.125}
     assert values(family("gnomon.shadow.queue.depth"), "gnomon.model.name") == {("churn",): 3}
     assert values(family("gnomon.server.active_requests")) == {(): 4}
+    assert values(family("gnomon.canary.share"), "gnomon.model.name", "gnomon.model.version") == {("churn", "2"): 0.25}
+    assert values(family("gnomon.delivery.step"), "gnomon.model.name", "gnomon.model.version") == {("churn", "2"): 2}
 
 
 def test_counts_of_several_frontends_add_up() -> None:
@@ -108,7 +115,7 @@ def test_what_was_never_counted_has_no_series() -> None:
 def test_every_name_and_unit_keeps_the_rules() -> None:
     for found in families(samples.snapshot()):
         assert re.fullmatch(r"(gnomon|rpc)(\.[a-z_]+)+", found.name)
-        assert found.unit in ("s", "1", "{request}", "{row}", "{sequence}", "{version}")
+        assert found.unit in ("s", "1", "{request}", "{row}", "{sequence}", "{step}", "{version}")
         assert found.description.endswith(".")
         histograms = [point.value for point in found.points if isinstance(point.value, HistogramCounts)]
         assert all(len(value.counts) == len(found.bounds) + 1 for value in histograms)
