@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gnomon_server.telemetry import PairCounts, Snapshot
+from gnomon_server.telemetry import DriftState, PairCounts, Snapshot
 from gnomon_server.wire.counts import CallCount, HistogramCounts, InferenceCount
 from gnomon_server.wire.histogram import BATCH_BOUNDS, CALL_BOUNDS, DIVERGENCE_BOUNDS, DURATION_BOUNDS, Histogram
 from gnomon_server.wire.tallies import OutputTally
@@ -99,6 +99,7 @@ def snapshot(**fields: Any) -> Snapshot:
         "queue_depths": {("churn", 2): 3},
         "shares": {("churn", 2): 0.125},
         "verdicts": {("churn", 2): "keep watching"},
+        "drifts": (DriftState("churn", 1, "age", 0.5, True), DriftState("churn", 1, "city", 0.25, False)),
         "states": {("churn", 1): "ready", ("churn", 2): "loading"},
         "switches": {("churn", "promotion"): 2, ("churn", "rollback"): 0},
         "canaries": {("churn", 2): 0.25},

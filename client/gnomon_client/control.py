@@ -61,6 +61,10 @@ class Control:
         request = pb.ListDivergentRequest(model=model, shadow=shadow, limit=limit)
         return self._look("ListDivergent", request, pb.ListDivergentResponse, timeout)
 
+    def drift(self, model: str, limit: int = 0, *, timeout: float | None = None) -> pb.DriftReport:
+        """Returns how a model's traffic differs from the reference of its primary, newest window first; 0: all."""
+        return self._look("GetDrift", pb.GetDriftRequest(model=model, limit=limit), pb.DriftReport, timeout)
+
     def audit(self, model: str = "", limit: int = 100, *, timeout: float | None = None) -> pb.ListAuditResponse:
         """Returns the latest changes of all models, or of one, newest first."""
         return self._look("ListAudit", pb.ListAuditRequest(model=model, limit=limit), pb.ListAuditResponse, timeout)

@@ -28,6 +28,7 @@ from gnomon_protos.tensors import Array
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
+PROFILE: Final = "profile.json"
 GOLDEN_ROWS: Final = 8
 # A golden row's two likeliest classes are this far apart, so that no other machine's arithmetic turns its label.
 CLEAR: Final = 1e-3
@@ -50,7 +51,7 @@ class Conversion:
     @property
     def digest(self) -> str:
         """Digest of the model file, "sha256:..."."""
-        return f"sha256:{hashlib.sha256(self.model).hexdigest()}"
+        return _digest(self.model)
 
 
 def lineage(
@@ -74,9 +75,14 @@ def lineage(
 
 
 def manifest(
-    conversion: Conversion, name: str, version: int, golden: Array, origin: manifest_pb2.Lineage
+    conversion: Conversion,
+    name: str,
+    version: int,
+    golden: Array,
+    origin: manifest_pb2.Lineage,
+    profile: bytes | None = None,
 ) -> manifest_pb2.Manifest:
-    """Returns the manifest; `golden` holds the numbers of the sample's rows that it keeps."""
+    """Returns the manifest; `golden` holds the numbers of the sample's rows that it keeps, `profile` is a file."""
     expected = {output.name: output for output in conversion.original.outputs}
     agreement = {output.output: output for output in conversion.verification.outputs}
     return manifest_pb2.Manifest(
@@ -103,6 +109,8 @@ def manifest(
             outputs=[_agreement(output) for output in conversion.verification.outputs],
         ),
         lineage=origin,
+        profile_file=PROFILE if profile is not None else "",
+        profile_digest=_digest(profile) if profile is not None else "",
     )
 
 
@@ -144,6 +152,10 @@ def _agreement(output: OutputAgreement) -> manifest_pb2.OutputAgreement:
         tied_rows=output.tied_rows,
         batch_difference=output.batch_difference,
     )
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _user() -> str:

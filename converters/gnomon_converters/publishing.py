@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from gnomon_converters import document
+from gnomon_converters import document, profiling
 from gnomon_converters import repository as folders
 from gnomon_converters import sample as samples
 from gnomon_converters.document import Conversion
@@ -18,6 +18,7 @@ from gnomon_converters.frameworks import Original, converter_of, missing, type_n
 from gnomon_converters.runtime import Runtime
 from gnomon_converters.sample import Sample
 from gnomon_converters.verification import Verification, verify
+from gnomon_protos.profile_pb2 import Profile
 from gnomon_protos.tensors import Array
 
 # Rows of the sample that also run alone.
@@ -37,6 +38,8 @@ class Published:
     # On the labels given with the sample.
     metrics: Mapping[str, float]
     golden_rows: int
+    # Features and outputs whose drift is watched; 0 where the reference has too few rows.
+    profiled: int
 
 
 def publish(
@@ -51,6 +54,9 @@ def publish(
     description: str = "",
     author: str = "",
     source_digest: str = "",
+    reference: Any = None,
+    reference_times: Any = None,
+    window: float = 86400.0,
 ) -> Published:
     """Converts a trained model to ONNX, verifies it on the sample, and writes <repository>/<name>/<version>/.
 
@@ -64,6 +70,10 @@ def publish(
     converted model must give what the original gives for the sample as it stands: probabilities within 1e-4, values
     within 1e-4 of their size, labels equal except between classes whose probabilities are within 1e-6. `tolerance`
     sets another absolute difference. `author` is the user's name unless given.
+
+    `reference` holds rows of the same form as they are usual, best those of the training, by which the traffic's drift
+    is judged; without it, the sample. `reference_times`, one for each of its rows, are dates or seconds: windows of so
+    many seconds within the reference then say how much drift is usual.
 
     Raises ConversionError, and leaves the repository as it was, if the model cannot be converted, loaded or run, or if
     any row disagrees.
@@ -88,12 +98,26 @@ def publish(
         source=source_digest,
     )
 
-    def manifest(number: int) -> tuple[str, str]:
-        return document.MANIFEST, document.to_json(document.manifest(conversion, name, number, golden, origin))
+    usual = rows if reference is None else _reference(reference, rows, converter.feature_names(model))
+    profile = _profile(conversion, usual, reference_times, window)
+    files = {document.MODEL: conversion.model}
+    if profile is not None:
+        files[document.PROFILE] = profiling.to_json(profile)
 
-    folder, number = folders.write(root, name, version, (document.MODEL, conversion.model), manifest)
+    def manifest(number: int) -> tuple[str, str]:
+        made = document.manifest(conversion, name, number, golden, origin, files.get(document.PROFILE))
+        return document.MANIFEST, document.to_json(made)
+
+    folder, number = folders.write(root, name, version, files, manifest)
     return Published(
-        name, number, folder, conversion.digest, conversion.verification, dict(original.metrics), len(golden)
+        name,
+        number,
+        folder,
+        conversion.digest,
+        conversion.verification,
+        dict(original.metrics),
+        len(golden),
+        len(profile.features) if profile is not None else 0,
     )
 
 
@@ -104,6 +128,33 @@ def _labels(labels: Any, rows: Sample) -> Array | None:
     if len(array) != rows.rows:
         raise ConversionError(f"labels: expected one for each of {rows.rows} rows, received {len(array)}")
     return array
+
+
+def _reference(data: Any, sample: Sample, features: Sequence[str] | None) -> Sample:
+    """Returns the reference; raises ConversionError where it is not of the sample's form."""
+    try:
+        reference = samples.read(data, features if features is not None or not sample.named else list(sample.tensors))
+    except ConversionError as error:
+        raise ConversionError(f"the reference: {error}") from None
+    for name, array in sample.tensors.items():
+        other = reference.tensors.get(name)
+        if other is None or (other.dtype, other.shape[1:]) != (array.dtype, array.shape[1:]):
+            received = "none" if other is None else f"{other.dtype} {list(other.shape[1:])}"
+            expected = f"{array.dtype} {list(array.shape[1:])}"
+            raise ConversionError(f"the reference's input {name!r}: expected {expected} a row, received {received}")
+    return reference
+
+
+def _profile(conversion: Conversion, reference: Sample, times: Any, window: float) -> Profile | None:
+    if not 0 < window < float("inf"):
+        raise ConversionError(f"window: expected a positive number of seconds, received {window}")
+    seconds = None if times is None else profiling.seconds(times)
+    if seconds is not None and len(seconds) != reference.rows:
+        raise ConversionError(f"times: expected one for each of {reference.rows} rows, received {len(seconds)}")
+    received = conversion.received
+    if reference is not conversion.sample:
+        received = Runtime(conversion.model).run(reference.tensors)
+    return profiling.profile(reference.tensors, conversion.original, received, seconds, window)
 
 
 def _verified(conversions: Iterator[bytes], sample: Sample, original: Original, tolerance: float | None) -> Conversion:

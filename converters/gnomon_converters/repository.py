@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -39,13 +39,13 @@ def write(
     repository: Path,
     name: str,
     version: int | None,
-    model: tuple[str, bytes],
+    files: Mapping[str, bytes],
     manifest: Callable[[int], tuple[str, str]],
 ) -> tuple[Path, int]:
     """Writes a version and returns its folder and number; without a number it takes the one after the highest.
 
-    `model` is a file name and its content; so is what `manifest` returns for the number. Of several publishers at
-    once each gets a number of its own. Raises ConversionError if the version exists or the folder cannot be written.
+    `files` are contents by file name; `manifest` returns one more for the number. Of several publishers at once each
+    gets a number of its own. Raises ConversionError if the version exists or the folder cannot be written.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,8 @@ def write(
     try:
         # Private until now; a server may run as another user.
         aside.chmod(0o755)
-        _write(aside / model[0], model[1])
+        for file, content in files.items():
+            _write(aside / file, content)
         return _place(aside, repository / name, version, manifest)
     except OSError as error:
         raise ConversionError(f"repository {repository} cannot be written: {error.strerror}") from None

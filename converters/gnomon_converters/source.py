@@ -55,6 +55,21 @@ def read_sample(file: str, labels: str | None) -> tuple[Any, Any]:
     return rows.drop(columns=labels), rows[labels].to_numpy()
 
 
+def read_reference(file: str, labels: str | None, time: str | None, sample: Any) -> tuple[Any, Any]:
+    """Returns the rows of a file as those of the sample are, and its column `time`, or None.
+
+    Raises ConversionError for a file that cannot be read, and where it has no such column.
+    """
+    rows = _rows(Path(file), "reference")
+    columns = list(getattr(rows, "columns", ()))
+    if time is not None and time not in columns:
+        raise ConversionError(f"time: expected a column of {file} ({', '.join(columns)}), received {time!r}")
+    times = None if time is None else rows[time].to_numpy()
+    kept = getattr(sample, "columns", ())
+    beside = [name for name in (labels, time) if name in columns and name not in kept]
+    return rows.drop(columns=beside) if beside else rows, times
+
+
 def _unpickle(path: Path) -> Any:
     try:
         import joblib
@@ -85,11 +100,11 @@ def _attribute(source: str) -> Any:
     return value
 
 
-def _rows(path: Path) -> Any:
+def _rows(path: Path, what: str = "sample") -> Any:
     readers = {".csv": _csv, ".parquet": _parquet, ".npy": _npy}
     reader = readers.get(path.suffix)
     if reader is None:
-        raise ConversionError(f"sample: expected a file ending in {', '.join(readers)}, received {str(path)!r}")
+        raise ConversionError(f"{what}: expected a file ending in {', '.join(readers)}, received {str(path)!r}")
     try:
         return reader(path)
     except ModuleNotFoundError as error:

@@ -20,6 +20,156 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class GetDriftRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    limit: _builtins.int
+    """At most so many windows; 0: all that are kept."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDriftRequest: _TypeAlias = GetDriftRequest  # noqa: Y015
+
+@_typing.final
+class DriftReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    LEAST_ROWS_FIELD_NUMBER: _builtins.int
+    WAITING_ROWS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    """The primary, by whose profile it is judged."""
+    reason: _builtins.str
+    """Why nothing is counted; empty where something is."""
+    window_seconds: _builtins.float
+    """Of a window; rows below which one is judged together with the next; and rows in the newest, which may not be over."""
+    least_rows: _builtins.int
+    waiting_rows: _builtins.int
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftWindow]:
+        """Those that are over, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        window_seconds: _builtins.float = ...,
+        least_rows: _builtins.int = ...,
+        waiting_rows: _builtins.int = ...,
+        windows: _abc.Iterable[Global___DriftWindow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["least_rows", b"least_rows", "model", b"model", "reason", b"reason", "version", b"version", "waiting_rows", b"waiting_rows", "window_seconds", b"window_seconds", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftReport: _TypeAlias = DriftReport  # noqa: Y015
+
+@_typing.final
+class DriftWindow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    since: _builtins.str
+    """RFC 3339."""
+    until: _builtins.str
+    rows: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftFeature]: ...
+    def __init__(
+        self,
+        *,
+        since: _builtins.str = ...,
+        until: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        features: _abc.Iterable[Global___DriftFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "rows", b"rows", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftWindow: _TypeAlias = DriftWindow  # noqa: Y015
+
+@_typing.final
+class DriftFeature(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    USUAL_EFFECT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    MISSING_REFERENCE_FIELD_NUMBER: _builtins.int
+    NOVEL_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    output: _builtins.bool
+    """Whether it is something that the model gives."""
+    distance: _builtins.float
+    """Square root of the Jensen-Shannon divergence (base 2) from the reference, in [0, 1], without missing and novel values."""
+    effect: _builtins.float
+    """Population stability index without the bias of small windows, and the greatest among the reference's own windows."""
+    usual_effect: _builtins.float
+    missing: _builtins.float
+    """Shares of the rows, and of those of the reference."""
+    missing_reference: _builtins.float
+    novel: _builtins.float
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of "shape", "missing" and "novel": what has changed, and what has changed more than it does within the reference."""
+
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        output: _builtins.bool = ...,
+        distance: _builtins.float = ...,
+        effect: _builtins.float = ...,
+        usual_effect: _builtins.float = ...,
+        missing: _builtins.float = ...,
+        missing_reference: _builtins.float = ...,
+        novel: _builtins.float = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+        alarms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "changed", b"changed", "distance", b"distance", "effect", b"effect", "missing", b"missing", "missing_reference", b"missing_reference", "name", b"name", "novel", b"novel", "output", b"output", "usual_effect", b"usual_effect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftFeature: _TypeAlias = DriftFeature  # noqa: Y015
+
+@_typing.final
 class ScaleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,7 +259,10 @@ class ModelStatus(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    drift: _builtins.str
+    """Which features drift, as a sentence; empty where none does, or nobody knows."""
     @_builtins.property
     def route(self) -> Global___Route: ...
     @_builtins.property
@@ -120,10 +273,11 @@ class ModelStatus(_message.Message):
         name: _builtins.str = ...,
         route: Global___Route | None = ...,
         versions: _abc.Iterable[Global___VersionStatus] | None = ...,
+        drift: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "route", b"route", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "name", b"name", "route", b"route", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,6 +105,11 @@ class ControlStub(object):
                 request_serializer=gnomon__protos_dot_control__pb2.FeedbackRequest.SerializeToString,
                 response_deserializer=gnomon__protos_dot_control__pb2.FeedbackResponse.FromString,
                 _registered_method=True)
+        self.GetDrift = channel.unary_unary(
+                '/gnomon.v1.Control/GetDrift',
+                request_serializer=gnomon__protos_dot_control__pb2.GetDriftRequest.SerializeToString,
+                response_deserializer=gnomon__protos_dot_control__pb2.DriftReport.FromString,
+                _registered_method=True)
         self.GetManifest = channel.unary_unary(
                 '/gnomon.v1.Control/GetManifest',
                 request_serializer=gnomon__protos_dot_control__pb2.GetManifestRequest.SerializeToString,
@@ -214,6 +219,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDrift(self, request, context):
+        """How the traffic of a model differs from the reference that its primary was converted with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetManifest(self, request, context):
         """What a version says of itself, without its golden sample.
         """
@@ -293,6 +305,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Feedback,
                     request_deserializer=gnomon__protos_dot_control__pb2.FeedbackRequest.FromString,
                     response_serializer=gnomon__protos_dot_control__pb2.FeedbackResponse.SerializeToString,
+            ),
+            'GetDrift': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDrift,
+                    request_deserializer=gnomon__protos_dot_control__pb2.GetDriftRequest.FromString,
+                    response_serializer=gnomon__protos_dot_control__pb2.DriftReport.SerializeToString,
             ),
             'GetManifest': grpc.unary_unary_rpc_method_handler(
                     servicer.GetManifest,
@@ -678,6 +695,33 @@ class Control(object):
             '/gnomon.v1.Control/Feedback',
             gnomon__protos_dot_control__pb2.FeedbackRequest.SerializeToString,
             gnomon__protos_dot_control__pb2.FeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDrift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gnomon.v1.Control/GetDrift',
+            gnomon__protos_dot_control__pb2.GetDriftRequest.SerializeToString,
+            gnomon__protos_dot_control__pb2.DriftReport.FromString,
             options,
             channel_credentials,
             insecure,

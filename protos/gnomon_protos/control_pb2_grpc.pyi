@@ -62,6 +62,8 @@ class ControlStub:
     """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
     Feedback: _grpc.UnaryUnaryMultiCallable[_control_pb2.FeedbackRequest, _control_pb2.FeedbackResponse]
     """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
+    GetDrift: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetDriftRequest, _control_pb2.DriftReport]
+    """How the traffic of a model differs from the reference that its primary was converted with."""
     GetManifest: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]
     """What a version says of itself, without its golden sample."""
 
@@ -98,6 +100,8 @@ class ControlAsyncStub(ControlStub):
     """Changes the number of frontends, until the server is started anew; one that leaves finishes its calls first."""
     Feedback: _aio.UnaryUnaryMultiCallable[_control_pb2.FeedbackRequest, _control_pb2.FeedbackResponse]  # type: ignore[assignment]
     """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
+    GetDrift: _aio.UnaryUnaryMultiCallable[_control_pb2.GetDriftRequest, _control_pb2.DriftReport]  # type: ignore[assignment]
+    """How the traffic of a model differs from the reference that its primary was converted with."""
     GetManifest: _aio.UnaryUnaryMultiCallable[_control_pb2.GetManifestRequest, _manifest_pb2.Manifest]  # type: ignore[assignment]
     """What a version says of itself, without its golden sample."""
 
@@ -215,6 +219,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.FeedbackResponse, _abc.Awaitable[_control_pb2.FeedbackResponse]]:
         """Takes what became known of requests after they were answered, for the shadows of a model to be judged by."""
+
+    @_abc_1.abstractmethod
+    def GetDrift(
+        self,
+        request: _control_pb2.GetDriftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DriftReport, _abc.Awaitable[_control_pb2.DriftReport]]:
+        """How the traffic of a model differs from the reference that its primary was converted with."""
 
     @_abc_1.abstractmethod
     def GetManifest(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgnomon_protos/manifest.proto\x12\tgnomon.v1\"\xbc\x02\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nmodel_file\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\'\n\tsignature\x18\x06 \x01(\x0b\x32\x14.gnomon.v1.Signature\x12*\n\x0b\x63omparisons\x18\x07 \x03(\x0b\x32\x15.gnomon.v1.Comparison\x12.\n\rgolden_sample\x18\x08 \x01(\x0b\x32\x17.gnomon.v1.GoldenSample\x12-\n\x0cverification\x18\t \x01(\x0b\x32\x17.gnomon.v1.Verification\x12#\n\x07lineage\x18\n \x01(\x0b\x32\x12.gnomon.v1.Lineage\"Z\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.gnomon.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.gnomon.v1.TensorSpec\"]\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07meaning\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\"\xfe\x01\n\nComparison\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\ncomparator\x18\x02 \x01(\t\x12\x39\n\nparameters\x18\x03 \x03(\x0b\x32%.gnomon.v1.Comparison.ParametersEntry\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x15\n\rprobabilities\x18\x05 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.gnomon.v1.Decision\x12\r\n\x05\x66loor\x18\x07 \x01(\x01\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x08\x44\x65\x63ision\x12\x12\n\nthresholds\x18\x01 \x03(\x01\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\t\x12\"\n\x05\x63osts\x18\x04 \x03(\x0b\x32\x13.gnomon.v1.FlipCost\"7\n\x08\x46lipCost\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x01\"D\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"U\n\x0cGoldenSample\x12!\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.gnomon.v1.Tensor\x12\"\n\x07outputs\x18\x02 \x03(\x0b\x32\x11.gnomon.v1.Tensor\"I\n\x0cVerification\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.gnomon.v1.OutputAgreement\"\xab\x01\n\x0fOutputAgreement\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\x1b\n\x13rows_over_tolerance\x18\x04 \x01(\x03\x12\x13\n\x0blabel_flips\x18\x05 \x01(\x03\x12\x11\n\ttied_rows\x18\x06 \x01(\x03\x12\x18\n\x10\x62\x61tch_difference\x18\x07 \x01(\x01\"\xfc\x02\n\x07Lineage\x12\x12\n\ncreated_at\x18\x01 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12\x12\n\ngit_commit\x18\x03 \x01(\t\x12\x13\n\x0bsource_type\x18\x04 \x01(\t\x12\x15\n\rsource_digest\x18\x05 \x01(\t\x12\x15\n\rsample_digest\x18\x06 \x01(\t\x12\x45\n\x12\x66ramework_versions\x18\x07 \x03(\x0b\x32).gnomon.v1.Lineage.FrameworkVersionsEntry\x12\x30\n\x07metrics\x18\x08 \x03(\x0b\x32\x1f.gnomon.v1.Lineage.MetricsEntry\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x1a\x38\n\x16\x46rameworkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgnomon_protos/manifest.proto\x12\tgnomon.v1\"\xea\x02\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nmodel_file\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\'\n\tsignature\x18\x06 \x01(\x0b\x32\x14.gnomon.v1.Signature\x12*\n\x0b\x63omparisons\x18\x07 \x03(\x0b\x32\x15.gnomon.v1.Comparison\x12.\n\rgolden_sample\x18\x08 \x01(\x0b\x32\x17.gnomon.v1.GoldenSample\x12-\n\x0cverification\x18\t \x01(\x0b\x32\x17.gnomon.v1.Verification\x12#\n\x07lineage\x18\n \x01(\x0b\x32\x12.gnomon.v1.Lineage\x12\x14\n\x0cprofile_file\x18\x0b \x01(\t\x12\x16\n\x0eprofile_digest\x18\x0c \x01(\t\"Z\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.gnomon.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.gnomon.v1.TensorSpec\"]\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07meaning\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\"\xfe\x01\n\nComparison\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\ncomparator\x18\x02 \x01(\t\x12\x39\n\nparameters\x18\x03 \x03(\x0b\x32%.gnomon.v1.Comparison.ParametersEntry\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x15\n\rprobabilities\x18\x05 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.gnomon.v1.Decision\x12\r\n\x05\x66loor\x18\x07 \x01(\x01\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x08\x44\x65\x63ision\x12\x12\n\nthresholds\x18\x01 \x03(\x01\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\t\x12\"\n\x05\x63osts\x18\x04 \x03(\x0b\x32\x13.gnomon.v1.FlipCost\"7\n\x08\x46lipCost\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x01\"D\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"U\n\x0cGoldenSample\x12!\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.gnomon.v1.Tensor\x12\"\n\x07outputs\x18\x02 \x03(\x0b\x32\x11.gnomon.v1.Tensor\"I\n\x0cVerification\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.gnomon.v1.OutputAgreement\"\xab\x01\n\x0fOutputAgreement\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\x1b\n\x13rows_over_tolerance\x18\x04 \x01(\x03\x12\x13\n\x0blabel_flips\x18\x05 \x01(\x03\x12\x11\n\ttied_rows\x18\x06 \x01(\x03\x12\x18\n\x10\x62\x61tch_difference\x18\x07 \x01(\x01\"\xfc\x02\n\x07Lineage\x12\x12\n\ncreated_at\x18\x01 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12\x12\n\ngit_commit\x18\x03 \x01(\t\x12\x13\n\x0bsource_type\x18\x04 \x01(\t\x12\x15\n\rsource_digest\x18\x05 \x01(\t\x12\x15\n\rsample_digest\x18\x06 \x01(\t\x12\x45\n\x12\x66ramework_versions\x18\x07 \x03(\x0b\x32).gnomon.v1.Lineage.FrameworkVersionsEntry\x12\x30\n\x07metrics\x18\x08 \x03(\x0b\x32\x1f.gnomon.v1.Lineage.MetricsEntry\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x1a\x38\n\x16\x46rameworkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,31 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGE_METRICSENTRY']._loaded_options = None
   _globals['_LINEAGE_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_MANIFEST']._serialized_start=44
-  _globals['_MANIFEST']._serialized_end=360
-  _globals['_SIGNATURE']._serialized_start=362
-  _globals['_SIGNATURE']._serialized_end=452
-  _globals['_TENSORSPEC']._serialized_start=454
-  _globals['_TENSORSPEC']._serialized_end=547
-  _globals['_COMPARISON']._serialized_start=550
-  _globals['_COMPARISON']._serialized_end=804
-  _globals['_COMPARISON_PARAMETERSENTRY']._serialized_start=755
-  _globals['_COMPARISON_PARAMETERSENTRY']._serialized_end=804
-  _globals['_DECISION']._serialized_start=806
-  _globals['_DECISION']._serialized_end=902
-  _globals['_FLIPCOST']._serialized_start=904
-  _globals['_FLIPCOST']._serialized_end=959
-  _globals['_TENSOR']._serialized_start=961
-  _globals['_TENSOR']._serialized_end=1029
-  _globals['_GOLDENSAMPLE']._serialized_start=1031
-  _globals['_GOLDENSAMPLE']._serialized_end=1116
-  _globals['_VERIFICATION']._serialized_start=1118
-  _globals['_VERIFICATION']._serialized_end=1191
-  _globals['_OUTPUTAGREEMENT']._serialized_start=1194
-  _globals['_OUTPUTAGREEMENT']._serialized_end=1365
-  _globals['_LINEAGE']._serialized_start=1368
-  _globals['_LINEAGE']._serialized_end=1748
-  _globals['_LINEAGE_FRAMEWORKVERSIONSENTRY']._serialized_start=1644
-  _globals['_LINEAGE_FRAMEWORKVERSIONSENTRY']._serialized_end=1700
-  _globals['_LINEAGE_METRICSENTRY']._serialized_start=1702
-  _globals['_LINEAGE_METRICSENTRY']._serialized_end=1748
+  _globals['_MANIFEST']._serialized_end=406
+  _globals['_SIGNATURE']._serialized_start=408
+  _globals['_SIGNATURE']._serialized_end=498
+  _globals['_TENSORSPEC']._serialized_start=500
+  _globals['_TENSORSPEC']._serialized_end=593
+  _globals['_COMPARISON']._serialized_start=596
+  _globals['_COMPARISON']._serialized_end=850
+  _globals['_COMPARISON_PARAMETERSENTRY']._serialized_start=801
+  _globals['_COMPARISON_PARAMETERSENTRY']._serialized_end=850
+  _globals['_DECISION']._serialized_start=852
+  _globals['_DECISION']._serialized_end=948
+  _globals['_FLIPCOST']._serialized_start=950
+  _globals['_FLIPCOST']._serialized_end=1005
+  _globals['_TENSOR']._serialized_start=1007
+  _globals['_TENSOR']._serialized_end=1075
+  _globals['_GOLDENSAMPLE']._serialized_start=1077
+  _globals['_GOLDENSAMPLE']._serialized_end=1162
+  _globals['_VERIFICATION']._serialized_start=1164
+  _globals['_VERIFICATION']._serialized_end=1237
+  _globals['_OUTPUTAGREEMENT']._serialized_start=1240
+  _globals['_OUTPUTAGREEMENT']._serialized_end=1411
+  _globals['_LINEAGE']._serialized_start=1414
+  _globals['_LINEAGE']._serialized_end=1794
+  _globals['_LINEAGE_FRAMEWORKVERSIONSENTRY']._serialized_start=1690
+  _globals['_LINEAGE_FRAMEWORKVERSIONSENTRY']._serialized_end=1746
+  _globals['_LINEAGE_METRICSENTRY']._serialized_start=1748
+  _globals['_LINEAGE_METRICSENTRY']._serialized_end=1794
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,8 @@ class Manifest(_message.Message):
     GOLDEN_SAMPLE_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    PROFILE_FILE_FIELD_NUMBER: _builtins.int
+    PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """1."""
     name: _builtins.str
@@ -42,6 +44,11 @@ class Manifest(_message.Message):
     """File name in the version's folder."""
     model_digest: _builtins.str
     """"sha256:" and the hexadecimal digest of model_file."""
+    profile_file: _builtins.str
+    """File name in the version's folder of what the traffic is compared with (profile.proto), and its digest; empty
+    without one.
+    """
+    profile_digest: _builtins.str
     @_builtins.property
     def signature(self) -> Global___Signature: ...
     @_builtins.property
@@ -69,10 +76,12 @@ class Manifest(_message.Message):
         golden_sample: Global___GoldenSample | None = ...,
         verification: Global___Verification | None = ...,
         lineage: Global___Lineage | None = ...,
+        profile_file: _builtins.str = ...,
+        profile_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden_sample", b"golden_sample", "lineage", b"lineage", "signature", b"signature", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons", "format", b"format", "golden_sample", b"golden_sample", "lineage", b"lineage", "model_digest", b"model_digest", "model_file", b"model_file", "name", b"name", "signature", b"signature", "verification", b"verification", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons", "format", b"format", "golden_sample", b"golden_sample", "lineage", b"lineage", "model_digest", b"model_digest", "model_file", b"model_file", "name", b"name", "profile_digest", b"profile_digest", "profile_file", b"profile_file", "signature", b"signature", "verification", b"verification", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -222,6 +222,17 @@ class DeliverySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stuck: Positive = 3600.0
 
 
+class DriftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model's traffic is compared with the reference that its primary was converted with."""
+
+    # Seconds of a window, of which the end begins a look; 0: none is counted.
+    window: NotNegative = 86400.0
+    # Drift of a feature's distribution that nobody minds, on the scale of the population stability index.
+    tolerance: NotNegative = 0.05
+    # False alarms that are expected in 30 days, of all features of a model together.
+    false_alarms: Positive = 1.0
+
+
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A version that another server runs: any endpoint of the Open Inference Protocol v2 over gRPC."""
 
@@ -278,6 +289,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feedback: FeedbackSettings = FeedbackSettings()
     canary: CanarySettings = CanarySettings()
     delivery: DeliverySettings = DeliverySettings()
+    drift: DriftSettings = DriftSettings()
 
 
 MODEL_DEFAULTS: Final = ModelSettings()

@@ -158,6 +158,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self.recorder.begin("ListDivergent", request, context)
         return control_pb2.ListDivergentResponse(requests=[control_pb2.DivergentRequest(shadow=request.shadow)])
 
+    def GetDrift(self, request: Any, context: Any) -> control_pb2.DriftReport:
+        self.recorder.begin("GetDrift", request, context)
+        return control_pb2.DriftReport(model=request.model, waiting_rows=request.limit)
+
     def SetShadow(self, request: Any, context: Any) -> control_pb2.RouteChange:
         self.recorder.begin("SetShadow", request, context)
         shadows = [] if request.off else [control_pb2.Shadow(version=request.version, sample=request.sample)]

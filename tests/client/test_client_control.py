@@ -31,6 +31,7 @@ def test_looking_hands_on_the_servers_messages(control: Control) -> None:
     assert [status.name for status in control.models("churn").models] == ["churn"]
     assert control.report("churn", 2).shadow == 2
     assert control.divergent("churn", 2).requests[0].shadow == 2
+    assert control.drift("churn", 3).waiting_rows == 3
     entry = control.audit("churn", 5).entries[0]
     assert (entry.id, entry.model) == (5, "churn")
     assert control.export_audit(7).entries[0].id == 8

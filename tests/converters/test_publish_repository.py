@@ -22,7 +22,7 @@ from gnomon_server.models import servable
 from gnomon_server.models.sources.directory import Directory
 from gnomon_server.wire.plans import VersionRef
 
-MODEL = ("model.onnx", b"model")
+MODEL = {"model.onnx": b"model"}
 
 # Publishes until the fsync of the given number, says so, and waits there for ever.
 STOPS_AT_FSYNC = """
@@ -39,7 +39,7 @@ def stopping(descriptor):
         sys.stdin.read()
 
 os.fsync = stopping
-write(Path(sys.argv[1]), "m", None, ("model.onnx", b"model"), lambda number: ("manifest.json", "{}"))
+write(Path(sys.argv[1]), "m", None, {"model.onnx": b"model"}, lambda number: ("manifest.json", "{}"))
 """
 
 
@@ -202,7 +202,7 @@ def test_publishers_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
 def test_a_number_taken_at_the_last_moment_is_left_to_its_owner(tmp_path: Path) -> None:
     def overtaken(number: int) -> tuple[str, str]:
         if number < 3:
-            write(tmp_path, "m", number, ("model.onnx", b"faster"), manifest)
+            write(tmp_path, "m", number, {"model.onnx": b"faster"}, manifest)
         return manifest(number)
 
     assert write(tmp_path, "m", None, MODEL, overtaken) == (tmp_path / "m" / "3", 3)

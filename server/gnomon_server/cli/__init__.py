@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "gnomon_server.cli.looking",
     "gnomon_server.cli.changing",
     "gnomon_server.cli.applying",
+    "gnomon_server.cli.drift",
     "gnomon_server.cli.feedback",
     "gnomon_server.cli.replay",
     "gnomon_server.cli.gate",

@@ -33,6 +33,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--tolerance", type=float, metavar="T", help="greatest difference of an output to accept (default: 1e-4)"
     )
+    parser.add_argument(
+        "--reference", metavar="FILE", help="rows of the training, by which drift is judged (default: the sample)"
+    )
+    parser.add_argument(
+        "--time",
+        metavar="COLUMN",
+        help="the reference's column of dates or seconds, which shows how much drift is usual",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=86400.0,
+        metavar="SECONDS",
+        help="of the server's drift windows (default: a day)",
+    )
     add_json(parser)
 
 
@@ -56,6 +71,13 @@ def _publish(arguments: argparse.Namespace) -> Published:
 
     loaded = source.load(arguments.source)
     rows, labels = source.read_sample(arguments.sample, arguments.labels)
+    if arguments.time and not arguments.reference:
+        raise Refused("--time names a column of a reference: give --reference FILE as well")
+    usual, times = (
+        source.read_reference(arguments.reference, arguments.labels, arguments.time, rows)
+        if arguments.reference
+        else (None, None)
+    )
     return publish(
         loaded.model,
         name=arguments.name,
@@ -65,6 +87,9 @@ def _publish(arguments: argparse.Namespace) -> Published:
         version=arguments.version,
         tolerance=arguments.tolerance,
         source_digest=loaded.digest,
+        reference=usual,
+        reference_times=times,
+        window=arguments.window,
     )
 
 
@@ -79,5 +104,10 @@ def _words(published: Published) -> str:
         else:
             shown = f"largest difference {output.max_difference:.2g}, accepted {output.tolerance:.2g}"
         lines.append(f"  {output.output}: {shown}")
+    lines.append(
+        f"the drift of {published.profiled} features and outputs is watched while it has a shadow"
+        if published.profiled
+        else "its drift is not watched: the reference has fewer than 200 rows"
+    )
     lines += [f"  {name} on the labels: {value:.4g}" for name, value in sorted(published.metrics.items())]
     return "\n".join(lines)

@@ -108,6 +108,9 @@ def run_status(arguments: argparse.Namespace) -> int:
         from gnomon_server.cli import tables
 
         console().print(tables.status(found.models))
+        for model in found.models:
+            if model.drift:
+                say(f"{model.name}: {model.drift}")
         if found.store_trouble:
             say(f"no route can be changed: {found.store_trouble}")
     return 0

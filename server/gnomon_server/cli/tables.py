@@ -54,6 +54,23 @@ def status(statuses: Iterable[control_pb2.ModelStatus]) -> RenderableType:
     return table
 
 
+def drift(window: control_pb2.DriftWindow) -> RenderableType:
+    """Returns one line a feature, those that drift most first."""
+    table = _table("feature", "distance", "effect", "usual effect", "missing", "as reference", "novel", "drift")
+    for feature in sorted(window.features, key=lambda f: (not f.alarms, not f.changed, -f.distance)):
+        numbers = (f"{feature.distance:.3f}", f"{feature.effect:.3f}", f"{feature.usual_effect:.3f}")
+        shares = (share(feature.missing), share(feature.missing_reference), share(feature.novel))
+        name = f"{escape(feature.name)}{' (output)' if feature.output else ''}"
+        table.add_row(name, *numbers, *shares, _drifted(feature))
+    return table
+
+
+def _drifted(feature: control_pb2.DriftFeature) -> str:
+    if feature.alarms:
+        return f"[bold red]{', '.join(feature.alarms)}[/]"
+    return f"[yellow]{', '.join(feature.changed)}, as within the reference[/]" if feature.changed else "-"
+
+
 def report(found: control_pb2.Report) -> RenderableType:
     """Returns everything that is known of a shadow."""
     verdict = found.verdict

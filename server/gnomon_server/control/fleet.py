@@ -18,6 +18,7 @@ import msgspec
 from gnomon_server.control import totals
 from gnomon_server.control.child import Child
 from gnomon_server.control.differences import Differences
+from gnomon_server.control.drift.windows import Windows
 from gnomon_server.control.guarding import Guarding, Thinning
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan, named
@@ -51,6 +52,8 @@ class Fleet:
         self._traces = traces
         # Where shadows disagree.
         self.differences = Differences(settings)
+        # What is counted of the traffic.
+        self.windows = Windows()
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
         except OSError as error:
@@ -355,6 +358,7 @@ class Fleet:
         elif isinstance(message, WorkerReport):
             self._ledger.worker_reported(message)
             self.differences.worker_reported(message)
+            self.windows.reported(message.windows)
             self._traces((), message.traces)
 
     def worker_ended(self, epoch: str) -> None:

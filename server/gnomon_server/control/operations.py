@@ -27,6 +27,7 @@ from gnomon_server.models import manifest as manifests
 from gnomon_server.models.sources import Source
 from gnomon_server.settings import Settings
 from gnomon_server.wire.messages import VersionState
+from gnomon_server.wire.plans import VersionRef
 
 # Between looks at what another server decides, before this one serves.
 JOIN_SECONDS: Final = 0.1
@@ -64,6 +65,11 @@ class Operations:
     def routes(self) -> Mapping[str, Route]:
         """The route of every model, by name."""
         return self._desired.routes
+
+    @property
+    def refs(self) -> Mapping[tuple[str, int], VersionRef]:
+        """Where every version lies that is there, by model and version."""
+        return self._desired.refs
 
     @property
     def leads(self) -> bool:

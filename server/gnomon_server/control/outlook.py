@@ -8,6 +8,7 @@ from typing import Final
 from gnomon_server.control import snapshots
 from gnomon_server.control.alerts.watch import Look
 from gnomon_server.control.deliveries import Deliveries
+from gnomon_server.control.drift.lookout import Lookout
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -31,15 +32,18 @@ class Outlook:
         operations: Operations,
         control: ControlService,
         deliveries: Deliveries,
+        lookout: Lookout,
     ) -> None:
         """Takes when the server began, in nanoseconds since the epoch, and everything that knows something."""
         self._since_ns = since_ns
         self._fleet, self._ledger, self._operations = fleet, ledger, operations
         self._control, self._deliveries = control, deliveries
+        self._lookout = lookout
 
     def snapshot(self) -> Snapshot:
         """Returns the counts and states for the metrics."""
-        return snapshots.snapshot(self._since_ns, self._fleet, self._ledger, self._operations, self._deliveries)
+        known = (self._fleet, self._ledger, self._operations, self._deliveries)
+        return snapshots.snapshot(self._since_ns, *known, self._lookout.newest)
 
     async def view(self) -> View:
         """Returns what the page shows."""
@@ -53,4 +57,4 @@ class Outlook:
     def look(self) -> Look:
         """Returns what an alert may be about."""
         reports, rollbacks = self._control.reports(), self._operations.rollbacks
-        return Look(datetime.now(UTC), reports, rollbacks, self._deliveries.stuck)
+        return Look(datetime.now(UTC), reports, rollbacks, self._deliveries.stuck, self._lookout.newest)

@@ -67,8 +67,12 @@ def _model(model: control_pb2.ModelStatus, reports: Sequence[control_pb2.Report]
     return (
         f"<section><h2>{escape(model.name)}</h2><div class=scroll><table><tr><th>version<th>role<th>state"
         f"<th class=n>answered<th class=n>failed</tr>{rows}</table></div>"
-        f"{''.join(map(article, reports))}</section>"
+        f"{_drift(model)}{''.join(map(article, reports))}</section>"
     )
+
+
+def _drift(model: control_pb2.ModelStatus) -> str:
+    return f"<p><span class=reject>drift</span>: {escape(model.drift)}</p>" if model.drift else ""
 
 
 def _version(version: control_pb2.VersionStatus) -> str:

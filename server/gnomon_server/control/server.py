@@ -20,6 +20,7 @@ from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.webhook import Webhook
 from gnomon_server.control.answers import Answers
 from gnomon_server.control.deliveries import Deliveries
+from gnomon_server.control.drift.lookout import Lookout
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -46,6 +47,7 @@ FOLLOW_SECONDS: Final = 0.25
 FOLD_SECONDS: Final = 1.0
 GUARD_SECONDS: Final = 1.0
 CANARY_SECONDS: Final = 1.0
+DRIFT_SECONDS: Final = 1.0
 # Between looks for something that somebody should know of.
 ALERT_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
@@ -100,12 +102,13 @@ class Server:
         children = msgspec.structs.replace(settings, grpc=port.address, store="", alerts=AlertSettings())
         fleet = Fleet(children, ledger, telemetry.record, store.thinnings())
         operations = Operations(settings, store, ledger, fleet, models)
-        control = ControlService(operations, fleet, store)
+        lookout = Lookout(settings, store, fleet.windows, lambda: operations.routes, lambda: operations.refs)
+        control = ControlService(operations, fleet, store, lookout)
         deliveries = Deliveries(settings, fleet, operations)
-        outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries)
+        outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries, lookout)
         alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
         web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
-        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations, fleet))
+        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations, fleet, lookout))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
         stack.push_async_callback(_attempted, operations.remember_digests)
@@ -122,7 +125,8 @@ class Server:
         stack.enter_context(_Task(_always(GUARD_SECONDS, fleet.guarding.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
-        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations, fleet))))
+        stack.enter_context(_Task(_always(DRIFT_SECONDS, lookout.look)))
+        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations, fleet, lookout))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
             stack.enter_context(_Task(_always(FOLD_SECONDS, lambda: asyncio.to_thread(store.fold))))
@@ -186,13 +190,14 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
         log.error("%s", error)
 
 
-async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fleet) -> None:
+async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fleet, lookout: Lookout) -> None:
     await operations.remember_digests()
     operations.judging.judge()
     await asyncio.to_thread(store.save_tallies, ledger.comparisons())
     if thinnings := fleet.guarding.news():
         await asyncio.to_thread(store.save_thinnings, thinnings)
         fleet.guarding.told(thinnings)
+    await lookout.flush()
     ledger.counted_elsewhere(await asyncio.to_thread(store.tallies_elsewhere))
 
 

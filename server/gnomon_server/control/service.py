@@ -18,6 +18,7 @@ from gnomon_protos.manifest_pb2 import Manifest
 from gnomon_server.control.audit.promotion import report_of
 from gnomon_server.control.audit.records import AuditRecord
 from gnomon_server.control.desired import Change, Request
+from gnomon_server.control.drift.lookout import Lookout
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.operations import Assignment, Operations
 from gnomon_server.control.ports import free
@@ -62,10 +63,11 @@ def _mapped(method: Method[Answer]) -> Method[Answer]:
 class ControlService(control_pb2_grpc.ControlServicer):
     """Answers on control's event loop."""
 
-    def __init__(self, operations: Operations, fleet: Fleet, store: Store) -> None:
+    def __init__(self, operations: Operations, fleet: Fleet, store: Store, lookout: Lookout) -> None:
         self._operations = operations
         self._fleet = fleet
         self._store = store
+        self._lookout = lookout
 
     @_mapped
     async def ListModels(  # noqa: N802 - the method's name in the proto
@@ -196,6 +198,14 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return _entry(await self._operations.approve(request.model, request.version, request.envelope, request.reason))
 
     @_mapped
+    async def GetDrift(self, request: control_pb2.GetDriftRequest, _: Any) -> control_pb2.DriftReport:  # noqa: N802
+        """Returns how a model's traffic differs from the reference of its primary."""
+        if request.limit < 0:
+            raise InvalidRequest(f"limit: expected >= 0, received {request.limit}")
+        self._operations.route(request.model)
+        return await self._lookout.report(request.model, request.limit)
+
+    @_mapped
     async def GetManifest(self, request: control_pb2.GetManifestRequest, _: Any) -> Manifest:  # noqa: N802
         """Returns what a version says of itself."""
         return self._operations.manifest(request.model, request.version)
@@ -221,6 +231,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             name=route.model,
             route=_route(route),
             versions=[self._version(route, version) for version in self._operations.versions(route.model)],
+            drift=self._lookout.sentence(route.model),
         )
 
     def _version(self, route: Route, version: int) -> control_pb2.VersionStatus:

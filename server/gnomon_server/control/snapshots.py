@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.deliveries import Deliveries
+from gnomon_server.control.drift.findings import WindowFinding
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
-from gnomon_server.telemetry import PairCounts, Snapshot
+from gnomon_server.telemetry import DriftState, PairCounts, Snapshot
 from gnomon_server.telemetry.conventions import LABEL_OUTCOMES
 
 
-def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations, deliveries: Deliveries) -> Snapshot:
-    """Returns the counts and states of now; `since_ns` is when the server began, in nanoseconds since the epoch."""
+def snapshot(
+    since_ns: int,
+    fleet: Fleet,
+    ledger: Ledger,
+    operations: Operations,
+    deliveries: Deliveries,
+    windows: Sequence[WindowFinding] = (),
+) -> Snapshot:
+    """Returns the counts and states of now.
+
+    `since_ns` is when the server began, in nanoseconds since the epoch; `windows` are the last ones that were judged.
+    """
     counts = fleet.counts
     routes = operations.routes.values()
     shadows = [(route.model, version) for route in routes for version in route.shadows]
@@ -42,6 +54,11 @@ def snapshot(since_ns: int, fleet: Fleet, ledger: Ledger, operations: Operations
         deliveries=deliveries.states,
         in_flight=counts.in_flight,
         sequences_evicted=counts.sequences_evicted,
+        drifts=tuple(
+            DriftState(window.model, window.version, one.name, one.drift.distance, bool(one.drift.alarms))
+            for window in windows
+            for one in window.features
+        ),
     )
 
 

@@ -46,6 +46,7 @@ class Worker:
         self._ref = ref
         policy = settings.policy_of(ref.model)
         self._observing, self._horizon = observing(policy), policy.labels
+        self._window = settings.model(ref.model).drift.window
         self._folder = folder
         self._owner = owner
         self._primary: VersionRef | None = None
@@ -96,7 +97,8 @@ class Worker:
 
     @property
     def _plan(self) -> WorkerPlan:
-        return WorkerPlan(self._ref, self._address, self._epoch, self._observing, self._primary, self._horizon)
+        where = (self._ref, self._address, self._epoch)
+        return WorkerPlan(*where, self._observing, self._primary, self._horizon, self._window)
 
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex

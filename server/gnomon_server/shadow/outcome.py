@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gnomon_server.shadow.comparing import Compared
+from gnomon_server.shadow.batching import Batch
+from gnomon_server.shadow.comparing import Compared, Values
 from gnomon_server.shadow.digests import Inputs
 from gnomon_server.wire.record import Record
 
@@ -32,6 +33,9 @@ class Uncompared:
     end_ns: int = 0
     # None where they are not known.
     inputs: Inputs | None = None
+    # What was tried and what it holds, nothing of the shadow's; None where it was not tried.
+    tried: Batch | None = None
+    values: Values | None = None
 
     @property
     def never_ran(self) -> bool:

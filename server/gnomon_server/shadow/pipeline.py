@@ -19,6 +19,7 @@ from gnomon_server.shadow.differences import Differences
 from gnomon_server.shadow.feedback import Feedback, Judging
 from gnomon_server.shadow.intake import Arrivals, Intake
 from gnomon_server.shadow.outcome import DROPPED, TIMEOUT, Ended, Uncompared
+from gnomon_server.shadow.profiling import Profiling
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.repetition import Repeated, Repetition
 from gnomon_server.shadow.runner import Runner
@@ -57,6 +58,7 @@ class Pipeline:
         looking: CompareSettings = NOTHING,
         remembering: FeedbackSettings = FORGETFUL,
         horizon: float = 0.0,
+        window: float = 0.0,
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
@@ -67,7 +69,10 @@ class Pipeline:
         self._executor = executor
         self._repetition = Repetition(shadow, chosen, looking.repeat)
         self._differences = Differences(looking)
+        self.profiling = Profiling(shadow.model, shadow.version, window)
         self._feedback = _feedback(shadow, chosen, remembering, Judging(horizon, observing), settings.deadline)
+        # Whether nothing more comes.
+        self._over = False
         self._repeating: set[asyncio.Future[Repeated | None]] = set()
         # Sequences of which a request found no room.
         self._refused = Lost()
@@ -133,6 +138,7 @@ class Pipeline:
             kept=self._differences.kept(),
             searches=self._differences.searched(),
             labels=self._feedback.snapshot(self._model, self._version),
+            windows=self.profiling.report(last=self._over),
         )
 
     async def finish(self, running: asyncio.Task[None], grace: float) -> None:
@@ -147,6 +153,7 @@ class Pipeline:
             await asyncio.wait(self._repeating, timeout=max(0.0, until - time.monotonic()))
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
         self._tally.end()
+        self._over = True
         await self._differences.finish(max(0.0, until - time.monotonic()))
         if self._recorder is not None:
             self._recorder.close()
@@ -180,6 +187,7 @@ class Pipeline:
             self._tally.settle(one)
             self._traces.settle(one)
             self._feedback.settle(one)
+            self.profiling.settle(one)
             if isinstance(one, Compared):
                 self._differences.settle(one)
                 self._repeat(one.batch)

@@ -92,7 +92,8 @@ class Trial:
         outputs, outcome = self._outputs(inputs, names)
         end_ns = max(start_ns, self._clock())
         if outputs is None or not _divisible(batch, outputs):
-            return [Uncompared(batch.records, outcome, start_ns, end_ns, known)]
+            held = Values(inputs, primary, {})
+            return [Uncompared(batch.records, outcome, start_ns, end_ns, known, batch, held)]
         values = Values(inputs, primary, dict(zip(names, outputs, strict=True)))
         return self._compare(batch, known, values, (start_ns, end_ns))
 
@@ -111,7 +112,7 @@ class Trial:
 
     def _compare(self, batch: Batch, known: Inputs, values: Values, times: tuple[int, int]) -> list[Ended]:
         late = self._late(batch, times[1])
-        ended: list[Ended] = [*_timeouts(batch, late, times, known)]
+        ended: list[Ended] = [*_timeouts(batch, late, times, known, values)]
         if late.all():
             return ended
         if late.any():
@@ -123,7 +124,7 @@ class Trial:
         except Exception:
             # A comparator that cannot take some values must not take the worker with it.
             log.exception("the comparison failed")
-            return [*ended, Uncompared(batch.records, NOT_COMPARABLE, *times, known)]
+            return [*ended, Uncompared(batch.records, NOT_COMPARABLE, *times, known, batch, values)]
 
     def _late(self, batch: Batch, now_ns: int) -> Flags:
         late: Flags = batch.ends_ns < now_ns - self._deadline_ns
@@ -136,7 +137,13 @@ def _divisible(batch: Batch, outputs: Sequence[Array]) -> bool:
     return len(batch.requests) == 1 or all(output.shape[:1] == (total,) for output in outputs)
 
 
-def _timeouts(batch: Batch, late: Flags, times: tuple[int, int], known: Inputs | None = None) -> list[Uncompared]:
+def _timeouts(
+    batch: Batch, late: Flags, times: tuple[int, int], known: Inputs | None = None, values: Values | None = None
+) -> list[Uncompared]:
     if not late.any():
         return []
-    return [Uncompared(batch.only(late).records, TIMEOUT, *times, known.only(late) if known is not None else None)]
+    if known is None or values is None:
+        return [Uncompared(batch.only(late).records, TIMEOUT, *times)]
+    kept = values if late.all() else values.only(np.repeat(late, batch.rows))
+    batch = batch.only(late)
+    return [Uncompared(batch.records, TIMEOUT, *times, known.only(late), batch, kept)]

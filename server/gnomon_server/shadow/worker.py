@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 from gnomon_server.errors import LoadError
+from gnomon_server.models import profile
 from gnomon_server.models.fit import described
 from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.settings import CompareSettings, FeedbackSettings, MirrorSettings
@@ -57,7 +59,7 @@ class Worker:
         # What to remember for labels that come later, by model.
         self._remembering = remembering
         self._executor = ThreadPoolExecutor(1, "shadow")
-        # Loads the primary's own version, for which the shadow does not wait.
+        # Reads the primary's profile and loads its version, for which the shadow does not wait.
         self._loading = ThreadPoolExecutor(1, "primary")
         self._primary: asyncio.Task[None] | None = None
         # The primary's own version, as the newest plan names it.
@@ -121,7 +123,7 @@ class Worker:
             declare(shadow, plan.primary)
         record, remembering = self._record(shadow), self._remembering(loaded.model)
         own = (shadow, self._settings, plan.address, self._executor, record)
-        pipeline = Pipeline(*own, plan.observing, looking, remembering, plan.horizon)
+        pipeline = Pipeline(*own, plan.observing, looking, remembering, plan.horizon, plan.window)
         try:
             await pipeline.listen()
         except OSError as error:
@@ -138,8 +140,8 @@ class Worker:
         self._pipeline.repeat_on(None)
         if self._primary is not None:
             self._primary.cancel()
-        if primary is not None and self._looking(primary.model).repeat:
-            self._primary = tasks.create_task(self._load_primary(self._pipeline, primary))
+        if primary is not None:
+            self._primary = tasks.create_task(self._learn(self._pipeline, primary))
 
     def _label(self, plan: WorkerPlan, message: Labels) -> None:
         """Joins labels; whoever hears that they are joined has heard the counts before, which outlive the worker."""
@@ -149,6 +151,19 @@ class Worker:
             found = self._pipeline.label(message.number, message.labels)
             self._channel.send(self._pipeline.report(plan.epoch))
         self._channel.send(found)
+
+    async def _learn(self, pipeline: Pipeline, primary: VersionRef) -> None:
+        """Reads what is usual for a primary, and loads it if requests are to be repeated on it."""
+        loop = asyncio.get_running_loop()
+        pipeline.profiling.use(primary.version, None)
+        if pipeline.profiling.wanted:
+            try:
+                known = await loop.run_in_executor(self._loading, profile.read, Path(primary.folder))
+                pipeline.profiling.use(primary.version, known)
+            except LoadError as error:
+                log.warning("version %d: no drift is seen: %s", primary.version, error)
+        if self._looking(primary.model).repeat:
+            await self._load_primary(pipeline, primary)
 
     async def _load_primary(self, pipeline: Pipeline, primary: VersionRef) -> None:
         try:

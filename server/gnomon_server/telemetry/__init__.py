@@ -13,14 +13,24 @@ from typing import TYPE_CHECKING
 from gnomon_server.telemetry.families import Family, families
 from gnomon_server.telemetry.prometheus import render
 from gnomon_server.telemetry.signals import complaints, metrics_enabled, tracing_enabled
-from gnomon_server.telemetry.snapshot import PairCounts, Snapshot
+from gnomon_server.telemetry.snapshot import DriftState, PairCounts, Snapshot
 from gnomon_server.telemetry.triton import triton_families
 from gnomon_server.wire.traces import CallTrace, ShadowTrace
 
 if TYPE_CHECKING:
     from gnomon_server.telemetry.otlp import OtlpExport
 
-__all__ = ["Family", "PairCounts", "Snapshot", "Telemetry", "families", "metrics_page", "render", "triton_families"]
+__all__ = [
+    "DriftState",
+    "Family",
+    "PairCounts",
+    "Snapshot",
+    "Telemetry",
+    "families",
+    "metrics_page",
+    "render",
+    "triton_families",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -60,6 +60,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         _queue_depths(snapshot),
         _feedback_labels(snapshot),
         _verdicts(snapshot),
+        *_drifts(snapshot),
         _model_states(snapshot),
         _switches(snapshot),
         _canary_shares(snapshot),
@@ -216,6 +217,20 @@ def _verdicts(snapshot: Snapshot) -> Family:
     text = "1 for the state of the verdict on a shadow, 0 for the others."
     points = _one_hot(snapshot.verdicts, names.VERDICTS, snapshot.since_ns)
     return Family(names.VERDICT, "{version}", "gauge", text, points)
+
+
+def _drifts(snapshot: Snapshot) -> tuple[Family, ...]:
+    named = [(_version(one.model, one.version, (names.FEATURE, one.feature)), one) for one in snapshot.drifts]
+    scores = tuple(Point(attributes, one.distance, snapshot.since_ns) for attributes, one in named)
+    alarms = tuple(Point(attributes, int(one.alarms), snapshot.since_ns) for attributes, one in named)
+    score = (
+        "Distance of a feature or an output from its reference, in the last window: 0 is equal, 1 has nothing alike."
+    )
+    alarm = "1 where a feature or an output has drifted beyond what its reference shows, in the last window; else 0."
+    return (
+        Family(names.DRIFT_SCORE, "1", "gauge", score, scores),
+        Family(names.DRIFT_ALARM, "1", "gauge", alarm, alarms),
+    )
 
 
 def _model_states(snapshot: Snapshot) -> Family:

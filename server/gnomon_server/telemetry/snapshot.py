@@ -29,6 +29,18 @@ class PairCounts:
 
 
 @dataclass(frozen=True)
+class DriftState:
+    """What the last window that was judged shows of one feature or output of a primary."""
+
+    model: str
+    version: int
+    feature: str
+    # In [0, 1].
+    distance: float
+    alarms: bool
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Cumulative counts and current states; entries with the same keys are added together."""
 
@@ -54,6 +66,7 @@ class Snapshot:
     steps: Mapping[tuple[str, int], int] = field(default_factory=dict)
     # (model, canary) to one of conventions.DELIVERY_STATES, where this server decides about it.
     deliveries: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    drifts: tuple[DriftState, ...] = ()
     # Calls that have no answer yet.
     in_flight: int = 0
     # Sequences of requests whose decision was forgotten before they ended, for want of room.

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from gnomon_server.wire.counts import CallCount, FeedCount, InferenceCount, SourceCount
+from gnomon_server.wire.drift import WindowCounts
 from gnomon_server.wire.labels import Labelled, Labels, PairLabels
 from gnomon_server.wire.plans import Drain, FrontendPlan, Message, Regions, ReportNow, WorkerPlan
 from gnomon_server.wire.questions import Answer, Question
@@ -79,6 +80,8 @@ class WorkerReport(Message, frozen=True, tag="worker_report"):
     kept: tuple[KeptRequest, ...] = ()
     searches: tuple[SegmentSearch, ...] = ()
     labels: tuple[PairLabels, ...] = ()
+    # Rows since the last report that has any.
+    windows: tuple[WindowCounts, ...] = ()
 
 
 class Drained(Message, frozen=True, tag="drained"):

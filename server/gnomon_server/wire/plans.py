@@ -91,6 +91,8 @@ class WorkerPlan(Message, frozen=True, tag="worker_plan"):
     primary: VersionRef | None = None
     # Seconds after a request in which its label counts; 0: labels are not judged.
     horizon: float = 0.0
+    # Seconds of a window in which the rows of the traffic are counted by the primary's profile; 0: they are not.
+    window: float = 0.0
 
 
 class Drain(Message, frozen=True, tag="drain"):

@@ -3,13 +3,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import profiled
 import pytest
 
 from gnomon_protos import control_pb2
 from gnomon_server.control.alerts.alarm import Alarm
 from gnomon_server.control.alerts.watch import Alert, Firing, Look, Rollback, Stuck, Watch
 from gnomon_server.control.alerts.webhook import Webhook
-from gnomon_server.settings import AlertSettings
+from gnomon_server.control.drift.findings import Judge
+from gnomon_server.control.drift.windows import merged
+from gnomon_server.settings import AlertSettings, DriftSettings
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = AlertSettings(drops=0.01, window=60.0, dead_after=30.0)
@@ -61,6 +64,21 @@ def test_a_delivery_that_is_stuck_is_told_with_its_step_and_reason() -> None:
     assert told.alert == Alert("GnomonDeliveryStuck", "m", 2, "warning", "")
     assert told.alert.summary == "model 'm': the delivery of version 2 is stuck in step 3: it waits"
     assert names(watch.look(look(1))) == [("GnomonDeliveryStuck", True)]
+
+
+def test_drift_is_told_while_the_last_window_has_it() -> None:
+    def seen(seconds: float, counts: Sequence[int]) -> Look:
+        judge = Judge(profiled.known(), DriftSettings(window=60.0))
+        windows = judge.findings(merged([profiled.window(0, counts)]), 1e6)
+        return Look(at(seconds), (), (), (), windows)
+
+    watch = Watch(SETTINGS)
+    assert watch.look(seen(0, profiled.EVEN)) == []
+    (told,) = watch.look(seen(1, profiled.SHIFTED))
+    assert told.alert == Alert("GnomonDrift", "m", 1, "warning", "")
+    assert told.alert.summary.startswith("model 'm' version 1: 2 of 3 features and outputs drift in the 1,000 rows")
+    assert watch.look(seen(2, profiled.SHIFTED)) == []
+    assert names(watch.look(seen(3, profiled.EVEN))) == [("GnomonDrift", True)]
 
 
 def test_a_verdict_that_turns_is_another_alert() -> None:

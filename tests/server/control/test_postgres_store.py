@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import profiled
 import psycopg
 import pytest
 import signing_keys as keys
@@ -17,7 +19,7 @@ from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry
 from gnomon_server.control.store.postgres import PostgresStore
-from gnomon_server.control.store.tables import SERVER
+from gnomon_server.control.store.tables import KEPT_WINDOWS, SERVER
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 
 FOUND = AuditEntry("ann", "discover", 1)
@@ -207,3 +209,17 @@ def test_what_cannot_be_reached_is_said_in_one_line_and_without_a_password(tmp_p
     assert "\n" not in str(caught.value)
     with pytest.raises(InvalidRequest, match="store: expected postgresql://USER@HOST/DATABASE"):
         PostgresStore("postgresql://[", tmp_path)
+
+
+def test_windows_of_traffic_are_stored_by_life_and_forgotten_when_long_over(
+    one: PostgresStore, other: PostgresStore
+) -> None:
+    now = int(time.time() / 60)
+    rows = [profiled.window(now - 1, profiled.EVEN), profiled.window(now, profiled.SHIFTED)]
+    one.save_windows("a", rows)
+    one.save_windows("a", rows[:1])
+    other.save_windows("b", rows[1:])
+    assert other.windows("m", 1) == [rows[0], rows[1], rows[1]]
+    assert one.windows("m", 2) == []
+    one.save_windows("a", [profiled.window(now - KEPT_WINDOWS - 1, profiled.EVEN)])
+    assert one.windows("m", 1) == [rows[0], rows[1], rows[1]]

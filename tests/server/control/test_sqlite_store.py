@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from math import inf
 from pathlib import Path
 
 import msgspec
+import profiled
 import pytest
 
 from gnomon_server.control.audit.chain import verify
@@ -21,6 +23,7 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry, Store
 from gnomon_server.control.store.schema import MIGRATIONS
 from gnomon_server.control.store.sqlite import FILE, SqliteStore
+from gnomon_server.control.store.tables import KEPT_WINDOWS
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
 from gnomon_server.wire.tallies import OutputTally
@@ -294,3 +297,15 @@ def assert_damaged(folder: Path) -> None:
         SqliteStore(folder)
     assert "\n" not in str(caught.value)
     assert FILE in str(caught.value)
+
+
+def test_windows_of_traffic_are_stored_by_life_and_forgotten_when_long_over(store: Store) -> None:
+    now = int(time.time() / 60)
+    rows = [profiled.window(now - 1, profiled.EVEN), profiled.window(now, profiled.SHIFTED)]
+    store.save_windows("a", rows)
+    store.save_windows("a", rows[:1])
+    store.save_windows("b", rows[1:])
+    assert store.windows("m", 1) == [rows[0], rows[1], rows[1]]
+    assert store.windows("m", 2) == []
+    store.save_windows("a", [profiled.window(now - KEPT_WINDOWS - 1, profiled.EVEN)])
+    assert store.windows("m", 1) == [rows[0], rows[1], rows[1]]

@@ -37,7 +37,12 @@ def test_every_series_and_label_that_a_rule_asks_for_is_on_the_page() -> None:
 def test_the_webhook_and_prometheus_call_the_same_by_the_same_name() -> None:
     known = {rule["alert"] for rule in rules()}
     assert known == {
-        *("GnomonPromoteVerdict", "GnomonRejectVerdict", "GnomonShadowDead", "GnomonMirrorDrops", "GnomonRollback"),
+        "GnomonPromoteVerdict",
+        "GnomonRejectVerdict",
+        "GnomonShadowDead",
+        "GnomonMirrorDrops",
+        "GnomonDrift",
+        "GnomonRollback",
         "GnomonDeliveryStuck",
     }
     source = WATCH.read_text()

@@ -92,6 +92,12 @@ def test_gauges_show_what_waits_now() -> None:
     assert values(family("gnomon.delivery.step"), "gnomon.model.name", "gnomon.model.version") == {("churn", "2"): 2}
 
 
+def test_drift_is_shown_by_feature() -> None:
+    scores = values(family("gnomon.drift.score"), "gnomon.model.version", "gnomon.feature")
+    assert scores == {("1", "age"): 0.5, ("1", "city"): 0.25}
+    assert values(family("gnomon.drift.alarm"), "gnomon.feature") == {("age",): 1, ("city",): 0}
+
+
 def test_counts_of_several_frontends_add_up() -> None:
     part = CallCount(samples.INFER, "OK", samples.histogram(CALL_BOUNDS, 0.002))
     found = family("rpc.server.call.duration", samples.snapshot(calls=(part, part, part)))

@@ -43,6 +43,8 @@ def test_names_have_underscores_and_the_suffix_of_their_unit_and_kind() -> None:
         "gnomon_shadow_duration_seconds": "histogram",
         "gnomon_shadow_queue_depth": "gauge",
         "gnomon_verdict": "gauge",
+        "gnomon_drift_score": "gauge",
+        "gnomon_drift_alarm": "gauge",
         "gnomon_model_state": "gauge",
         "gnomon_route_switches": "counter",
         "gnomon_canary_share": "gauge",

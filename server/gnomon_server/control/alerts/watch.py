@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from gnomon_protos import control_pb2
+from gnomon_server.control.drift.findings import WindowFinding, sentence
 from gnomon_server.control.verdict import KEEP_WATCHING
 from gnomon_server.models.lifecycle import READY
 from gnomon_server.settings import AlertSettings
@@ -77,6 +78,8 @@ class Look:
     # The newest of each model.
     rollbacks: Sequence[Rollback]
     stuck: Sequence[Stuck] = ()
+    # The last window of each model that was judged.
+    windows: Sequence[WindowFinding] = ()
 
 
 class Watch:
@@ -175,12 +178,20 @@ def _stuck(_: Watch, look: Look) -> Iterator[Alert]:
         yield Alert("GnomonDeliveryStuck", one.model, one.version, "warning", summary)
 
 
+def _drift(_: Watch, look: Look) -> Iterator[Alert]:
+    for one in look.windows:
+        if one.alarms:
+            summary = f"model '{one.model}' version {one.version}: {sentence(one)}"
+            yield Alert("GnomonDrift", one.model, one.version, "warning", summary)
+
+
 CONDITIONS: Final[tuple[Callable[[Watch, Look], Iterator[Alert]], ...]] = (
     _verdicts,
     _dead_shadows,
     _drops,
     _rollbacks,
     _stuck,
+    _drift,
 )
 
 

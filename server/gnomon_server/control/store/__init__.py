@@ -16,6 +16,7 @@ from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
+from gnomon_server.wire.drift import WindowCounts
 
 __all__ = ["AuditEntry", "AuditRecord", "Shared", "Store"]
 
@@ -103,6 +104,17 @@ class Store(Protocol):
 
     def thinnings(self) -> list[Thinning]:
         """Returns when mirroring was thinned, as this server stored it."""
+        ...
+
+    def save_windows(self, life: str, rows: Sequence[WindowCounts]) -> None:
+        """Stores what one life of a server has counted in windows of traffic, in place of what it stored of the same.
+
+        Windows that are long over are forgotten.
+        """
+        ...
+
+    def windows(self, model: str, version: int) -> list[WindowCounts]:
+        """Returns what all servers have counted of the traffic of a version, of one window in several parts."""
         ...
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:

@@ -60,4 +60,17 @@ MIGRATIONS: Final = (
     );
     ALTER TABLE replicas ADD COLUMN forgotten BOOLEAN NOT NULL DEFAULT false;
     """,
+    """
+    CREATE TABLE traffic (
+        model TEXT NOT NULL,
+        version BIGINT NOT NULL,
+        digest TEXT NOT NULL,
+        seconds DOUBLE PRECISION NOT NULL,
+        number BIGINT NOT NULL,
+        shadow BIGINT NOT NULL,
+        life TEXT NOT NULL,
+        counts BYTEA NOT NULL,
+        PRIMARY KEY (model, version, digest, seconds, number, shadow, life)
+    );
+    """,
 )

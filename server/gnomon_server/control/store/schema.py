@@ -142,4 +142,17 @@ MIGRATIONS: Final[tuple[Step, ...]] = (
     -- One row a server: when the guard thinned the mirroring.
     CREATE TABLE thinnings (replica TEXT PRIMARY KEY, body BLOB NOT NULL);
     """,
+    """
+    CREATE TABLE traffic (
+        model TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        number INTEGER NOT NULL,
+        shadow INTEGER NOT NULL,
+        life TEXT NOT NULL,
+        counts BLOB NOT NULL,
+        PRIMARY KEY (model, version, digest, seconds, number, shadow, life)
+    );
+    """,
 )

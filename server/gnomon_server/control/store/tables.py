@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -22,11 +23,14 @@ from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Shared
 from gnomon_server.errors import Refused
+from gnomon_server.wire.drift import WindowCounts, WindowKey
 
 log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind")
 _SEALED: Final = "id, model, body, hash, signed_by, signature"
+# Windows of traffic that are kept.
+KEPT_WINDOWS: Final = 100
 # Who the audit names for what the server does by itself.
 SERVER: Final = "gnomon"
 
@@ -163,6 +167,33 @@ class Tables(ABC):
         with self._transaction(writes=False) as execute:
             rows = execute("SELECT body FROM thinnings WHERE replica = %s", (self.replica,))
         return [one for (body,) in rows for one in msgspec.msgpack.decode(body, type=list[Thinning])]
+
+    def save_windows(self, life: str, rows: Sequence[WindowCounts]) -> None:
+        """Stores what one life of a server has counted in windows of traffic, in place of what it stored of the same.
+
+        Windows that are long over are forgotten.
+        """
+        with self._transaction() as execute:
+            for row in rows:
+                key = row.key
+                execute(
+                    "INSERT INTO traffic (model, version, digest, seconds, number, shadow, life, counts) "
+                    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
+                    "ON CONFLICT (model, version, digest, seconds, number, shadow, life) "
+                    "DO UPDATE SET counts = excluded.counts",
+                    (*msgspec.structs.astuple(key), life, row.counts),
+                )
+            execute("DELETE FROM traffic WHERE (number + %s) * seconds < %s", (KEPT_WINDOWS, time.time()))
+
+    def windows(self, model: str, version: int) -> list[WindowCounts]:
+        """Returns what all servers have counted of the traffic of a version, of one window in several parts."""
+        with self._transaction(writes=False) as execute:
+            rows = execute(
+                "SELECT model, version, digest, seconds, number, shadow, counts FROM traffic "
+                "WHERE model = %s AND version = %s ORDER BY number",
+                (model, version),
+            )
+        return [WindowCounts(WindowKey(*key), bytes(counts)) for *key, counts in rows]
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:
         """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
