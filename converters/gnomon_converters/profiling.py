@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from gnomon_converters.errors import ConversionError, first_line
+from gnomon_converters.errors import ConversionError
 from gnomon_converters.frameworks import Original
 from gnomon_protos import profiles
 from gnomon_protos.profile_pb2 import Chunk, Feature, Profile, Ranges, Texts, Values
@@ -71,12 +71,14 @@ def seconds(times: Any) -> Floats:
     if array.dtype.kind in "biuf":
         numbers = array.astype(np.float64)
     else:
-        try:
-            parsed = pd.to_datetime(pd.Series(array), utc=True, format="ISO8601")
-        except (ValueError, TypeError) as error:
-            raise ConversionError(f"times: expected dates by ISO 8601 or seconds: {first_line(error)}") from None
+        parsed = pd.to_datetime(pd.Series(array), utc=True, format="ISO8601", errors="coerce")
+        absent = parsed.isna().to_numpy()
+        wrong = absent & ~pd.isna(array)
+        if wrong.any():
+            received = repr(str(array[wrong][0])[:40])
+            raise ConversionError(f"times: expected dates by ISO 8601 or seconds, received {received}")
         numbers = parsed.astype("datetime64[ns, UTC]").astype(np.int64).to_numpy() / 1e9
-        numbers[parsed.isna().to_numpy()] = np.nan
+        numbers[absent] = np.nan
     if not np.isfinite(numbers).all():
         raise ConversionError("times: expected a time in every row of the reference, received a missing one")
     return numbers

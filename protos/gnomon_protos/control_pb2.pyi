@@ -59,7 +59,7 @@ class DriftReport(_message.Message):
     reason: _builtins.str
     """Why nothing is counted; empty where something is."""
     window_seconds: _builtins.float
-    """Of a window; rows below which one is judged together with the next; and rows in the newest, which may not be over."""
+    """Of a window; rows below which one is judged together with the next; and rows in those that were not judged yet."""
     least_rows: _builtins.int
     waiting_rows: _builtins.int
     @_builtins.property

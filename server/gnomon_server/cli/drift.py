@@ -56,9 +56,8 @@ def head(found: control_pb2.DriftReport) -> list[str]:
     if found.reason:
         return [f"{name} is not watched: {found.reason}"]
     window = f"windows of {_span(found.window_seconds)}"
-    newest = f"{found.waiting_rows:,} rows in the newest, which is judged when it is over"
-    few = f", with the next one if it has fewer than {found.least_rows} rows"
-    return [f"{name}, in {window}; {newest}{few}"]
+    waiting = f"{found.waiting_rows:,} rows wait for theirs to be over and to have {found.least_rows}"
+    return [f"{name}, in {window}; {waiting}"]
 
 
 def _span(seconds: float) -> str:

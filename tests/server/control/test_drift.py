@@ -164,6 +164,7 @@ async def test_what_was_counted_is_judged_once_its_window_is_over(store: SqliteS
     await watch.look()
     assert watch.sentence("m").startswith("2 of 3 features and outputs drift in the 1,000 rows")
     found = await watch.report("m")
+    assert found.waiting_rows == 0
     assert [(one.name, one.output, list(one.alarms)) for one in found.windows[0].features] == [
         ("x[0]", False, ["shape"]),
         ("x[1]", False, []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Final
 
 from gnomon_protos.profile_pb2 import Feature
@@ -78,10 +79,10 @@ class Judge:
                 waiting = []
         return found
 
-    def waiting(self, windows: Mapping[WindowKey, Counts]) -> int:
-        """Returns how many rows the newest window has, which may not be over."""
-        own = [key for key in windows if self._own(key)]
-        return self._rows(windows[max(own, key=lambda key: key.number)]) if own else 0
+    def waiting(self, windows: Mapping[WindowKey, Counts], found: WindowFinding | None) -> int:
+        """Returns how many rows are in windows after the newest one that was judged."""
+        judged = found.until.timestamp() if found is not None else -inf
+        return sum(self._rows(counts) for key, counts in windows.items() if self._own(key) and key.since >= judged)
 
     def _own(self, key: WindowKey) -> bool:
         return (key.digest, key.seconds) == (self.known.digest, self._settings.window)

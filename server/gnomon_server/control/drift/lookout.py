@@ -86,11 +86,12 @@ class Lookout:
                 self._looked[route.model] = looked
 
     async def waiting(self, model: str) -> int:
-        """Returns how many rows of a model the newest window has, which may not be over; raises NotReady."""
+        """Returns how many rows of a model wait to be judged; raises NotReady."""
         version, judge, _ = self._judges.get(model, (0, None, ""))
         if judge is None:
             return 0
-        return judge.waiting(merged(await asyncio.to_thread(self._store.windows, model, version)))
+        windows = merged(await asyncio.to_thread(self._store.windows, model, version))
+        return judge.waiting(windows, self._seen[model].newest if model in self._seen else None)
 
     async def report(self, model: str, limit: int = 0) -> control_pb2.DriftReport:
         """Returns what is known of a model, of at most so many windows; 0: all. Raises NotReady."""

@@ -12,7 +12,7 @@ from gnomon_server.control.drift.findings import ROWS, FeatureFinding, WindowFin
 def report(
     model: str, version: int, reason: str, seconds: float, waiting: int, findings: Sequence[WindowFinding]
 ) -> control_pb2.DriftReport:
-    """Returns what is known of a model; `waiting` rows are in its newest window, of so many seconds."""
+    """Returns what is known of a model; `waiting` rows are in windows, of so many seconds, that were not judged."""
     return control_pb2.DriftReport(
         model=model,
         version=version,
