@@ -231,6 +231,9 @@ class DriftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: NotNegative = 0.05
     # False alarms that are expected in 30 days, of all features of a model together.
     false_alarms: Positive = 1.0
+    # Share of the requests that is counted while the model has no shadow, by a worker in which its primary's version
+    # runs once more; 0: none.
+    unshadowed: Part = 0.0
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,6 +29,8 @@ grace = 2.0
 window = {WINDOW}
 [models.off.drift]
 window = 0
+[models.alone.drift]
+unshadowed = 1.0
 """
 ROWS = 3000
 
@@ -55,8 +57,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory, traffic: Traffic) -> Pa
     folder = tmp_path_factory.mktemp("drift") / "models"
     reference = traffic.rows(ROWS)
     labels = (reference["age"] > 40).astype(int).to_numpy()
-    for name in ("people", "off"):
-        for version in (1, 2):
+    for name, versions in (("people", (1, 2)), ("off", (1, 2)), ("alone", (1,))):
+        for version in versions:
             text = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
             columns = make_column_transformer((text, ["city"]), remainder="passthrough")
             model = make_pipeline(columns, LogisticRegression(C=float(version), max_iter=1000)).fit(reference, labels)
@@ -80,13 +82,13 @@ def asked(server: ServerProcess, rows: pd.DataFrame, model: str = "people") -> N
             client.infer(model, {"age": part[["age"]].to_numpy(), "city": part[["city"]].to_numpy(object)})
 
 
-def judged(server: ServerProcess, rows: int) -> pb.DriftReport:
+def judged(server: ServerProcess, rows: int, model: str = "people") -> pb.DriftReport:
     """Returns the report once so many rows are in judged windows."""
     seen = pb.DriftReport()
 
     def all_of_them() -> bool:
         with server.control() as control:
-            seen.CopyFrom(control.drift("people"))
+            seen.CopyFrom(control.drift(model))
         return sum(window.rows for window in seen.windows) >= rows
 
     eventually(all_of_them)
@@ -136,6 +138,23 @@ def test_what_was_counted_survives_a_kill(repository: Path, tmp_path: Path, traf
         assert alarms(after) == alarms(before) == {"age", "label", "probabilities[0]", "probabilities[1]"}
 
 
+def test_a_primary_without_a_shadow_is_watched_if_it_is_told_to(server: ServerProcess, traffic: Traffic) -> None:
+    def fed() -> bool:
+        asked(server, traffic.rows(50, mean=70.0), "alone")
+        with server.control() as control:
+            return control.drift("alone").waiting_rows > 0
+
+    # The worker is nobody's shadow: that it is mirrored to is seen by what it counts.
+    eventually(fed)
+    asked(server, traffic.rows(500, mean=70.0), "alone")
+    found = judged(server, 500, "alone")
+    assert (found.reason, "age" in alarms(found)) == ("", True)
+    with server.control() as control:
+        (model,) = control.models("alone").models
+    assert not model.route.shadows
+    assert [(one.role, one.state, one.verdict) for one in model.versions] == [("primary", "ready", "")]
+
+
 def test_a_model_that_is_not_watched_says_why(server: ServerProcess) -> None:
     found = server.gnomon("drift", "off")
     assert (found.returncode, found.stdout) == (
@@ -145,14 +164,14 @@ def test_a_model_that_is_not_watched_says_why(server: ServerProcess) -> None:
     with server.control() as control:
         control.shadow("people", 2, off=True)
     said = server.gnomon("drift", "people").stdout
-    assert "the traffic of version 1 is not watched: it has no shadow" in said
+    assert "the traffic of version 1 is not watched: it has no shadow, and" in said
 
 
 def test_a_model_that_is_not_there_is_an_error_in_one_line(server: ServerProcess) -> None:
     found = server.gnomon("drift", "nobody")
     assert (found.returncode, found.stderr) == (
         2,
-        "gnomon: model 'nobody' not found: expected one of ['off', 'people']\n",
+        "gnomon: model 'nobody' not found: expected one of ['alone', 'off', 'people']\n",
     )
     found = server.gnomon("drift", "people", "--windows", "-1")
     assert (found.returncode, found.stderr) == (2, "gnomon: --windows: expected >= 0, received -1\n")

@@ -21,7 +21,7 @@ from gnomon_server.control.differences import Differences
 from gnomon_server.control.drift.windows import Windows
 from gnomon_server.control.guarding import Guarding, Thinning
 from gnomon_server.control.ledger import Ledger
-from gnomon_server.control.plan import Key, frontend_plan, named
+from gnomon_server.control.plan import Key, frontend_plan, named, watched
 from gnomon_server.control.routes import Route
 from gnomon_server.control.worker import Worker
 from gnomon_server.errors import NotReady, Refused
@@ -66,6 +66,8 @@ class Fleet:
         self._workers: dict[Key, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._routes: Mapping[str, Route] = {}
+        # With the primaries that are mirrored to themselves, for want of a shadow.
+        self._mirrored: Mapping[str, Route] = {}
         self._refs: Mapping[Key, VersionRef] = {}
         self._warm: frozenset[Key] = frozenset()
         # Versions that the settings have answer when they are named.
@@ -148,6 +150,7 @@ class Fleet:
     ) -> int:
         """Sets what should be; returns the generation that `settled` waits for."""
         self._routes, self._refs, self._warm = routes, refs, warm
+        self._mirrored = {name: watched(route, self._settings.model(name).drift) for name, route in routes.items()}
         self._named = frozenset(
             key for route in routes.values() if route.primary for key in self._named_of(route.model)
         )
@@ -170,8 +173,9 @@ class Fleet:
 
     def state(self, model: str, version: int) -> VersionState:
         """Returns how a version stands where its role needs it: in its shadow worker, or else in the frontends."""
-        worker = self._workers.get((model, version))
-        return worker.state if worker is not None else self.frontend_state(model, version)
+        route, worker = self._routes.get(model), self._workers.get((model, version))
+        shadow = worker is not None and not (route is not None and version == route.primary)
+        return worker.state if worker is not None and shadow else self.frontend_state(model, version)
 
     def named(self, model: str, version: int) -> bool:
         """Whether the settings have a version answer when it is named, whatever its role."""
@@ -286,7 +290,7 @@ class Fleet:
     def _replan(self) -> int:
         feeds = {key: worker.feed for key, worker in self._workers.items() if worker.feed is not None}
         warm = self._warm | self._named
-        plan = frontend_plan(self._plan.generation, self._routes, self._refs, feeds, warm, self._factors)
+        plan = frontend_plan(self._plan.generation, self._mirrored, self._refs, feeds, warm, self._factors)
         if plan != self._plan or not plan.generation:
             self._plan = msgspec.structs.replace(plan, generation=self._plan.generation + 1)
             for frontend in (*self._frontends, *self._joining):
@@ -294,7 +298,7 @@ class Fleet:
         return self._plan.generation
 
     def _adjust_workers(self) -> None:
-        wanted = {(route.model, version) for route in self._routes.values() for version in route.shadows}
+        wanted = {(route.model, version) for route in self._mirrored.values() for version in route.shadows}
         wanted = {key for key in wanted | (+self._tried).keys() if key in self._refs}
         for key in wanted - self._workers.keys():
             worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final, Literal
 
 import msgspec
 
 from gnomon_server.control.routes import Route
-from gnomon_server.settings import LatestVersions
+from gnomon_server.settings import DriftSettings, LatestVersions
 from gnomon_server.wire.plans import FrontendPlan, ModelPlan, ShadowFeed, VersionRef
 
 # (model, version)
@@ -56,6 +57,13 @@ def _model_plan(
         canary=route.canary,
         weight=route.weight,
     )
+
+
+def watched(route: Route, settings: DriftSettings) -> Route:
+    """Returns a route as it is mirrored: a primary without a shadow is its own, if its traffic is to be counted so."""
+    if route.shadows or not route.primary or not settings.window or not settings.unshadowed:
+        return route
+    return replace(route, shadows={route.primary: settings.unshadowed})
 
 
 def named(policy: Literal["all"] | LatestVersions | tuple[int, ...], versions: Iterable[int]) -> frozenset[int]:

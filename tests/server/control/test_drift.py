@@ -194,7 +194,7 @@ async def test_the_newest_window_is_first_and_the_number_is_limited(store: Sqlit
 @pytest.mark.parametrize(
     ("route", "settings", "reason"),
     [
-        (Route("m", 1, primary=1), "60", "it has no shadow, and nothing is counted without one"),
+        (Route("m", 1, primary=1), "60", "it has no shadow, and 'unshadowed' is 0 in its drift settings"),
         (Route("m", 1, primary=1, shadows={2: 1.0}), "0", "its window is 0 in the settings"),
     ],
 )

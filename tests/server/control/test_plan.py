@@ -4,9 +4,9 @@ from typing import Literal
 
 import pytest
 
-from gnomon_server.control.plan import Key, frontend_plan, named
+from gnomon_server.control.plan import Key, frontend_plan, named, watched
 from gnomon_server.control.routes import Route
-from gnomon_server.settings import LatestVersions
+from gnomon_server.settings import DriftSettings, LatestVersions
 from gnomon_server.wire.plans import ModelPlan, ShadowFeed, VersionRef
 
 
@@ -94,3 +94,19 @@ def test_equal_wishes_are_equal_plans_whatever_the_order_of_their_parts() -> Non
     again = {("a", version): feed(version) for version in (2, 3)}
     assert frontend_plan(1, routes, refs, feeds) == frontend_plan(1, other, refs, again)
     assert [model.name for model in frontend_plan(1, routes, refs, feeds).models] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("route", "drift", "shadows"),
+    [
+        (Route("m", 1, primary=3), DriftSettings(unshadowed=0.1), {3: 0.1}),
+        (Route("m", 1, primary=3), DriftSettings(), {}),
+        (Route("m", 1, primary=3), DriftSettings(window=0, unshadowed=0.1), {}),
+        (Route("m", 1, primary=3, shadows={2: 0.5}), DriftSettings(unshadowed=0.1), {2: 0.5}),
+        (Route("m", 1), DriftSettings(unshadowed=0.1), {}),
+    ],
+)
+def test_a_primary_without_a_shadow_is_mirrored_to_itself_where_its_drift_is_watched_so(
+    route: Route, drift: DriftSettings, shadows: dict[int, float]
+) -> None:
+    assert watched(route, drift).shadows == shadows

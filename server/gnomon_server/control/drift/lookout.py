@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from gnomon_protos import control_pb2
 from gnomon_server.control.drift import reports
@@ -22,6 +23,8 @@ from gnomon_server.settings import Settings
 from gnomon_server.wire.plans import VersionRef
 
 log = logging.getLogger(__name__)
+
+ALONE: Final = "it has no shadow, and 'unshadowed' is 0 in its drift settings"
 
 Refs = Callable[[], Mapping[tuple[str, int], VersionRef]]
 
@@ -97,7 +100,8 @@ class Lookout:
         """Returns what is known of a model, of at most so many windows; 0: all. Raises NotReady."""
         route, seconds = self._routes()[model], self._settings.model(model).drift.window
         seen = self._seen.get(model, Seen(route.primary, reason="" if seconds else "its window is 0 in the settings"))
-        reason = seen.reason or ("" if route.shadows else "it has no shadow, and nothing is counted without one")
+        alone = not route.shadows and not self._settings.model(model).drift.unshadowed
+        reason = seen.reason or (ALONE if alone else "")
         waiting = await self.waiting(model)
         return reports.report(model, seen.version, reason, seconds, waiting, seen.findings[: limit or None])
 
