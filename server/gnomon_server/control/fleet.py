@@ -23,7 +23,7 @@ from gnomon_server.control.guarding import Guarding, Thinning
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.plan import Key, frontend_plan, named, watched
 from gnomon_server.control.routes import Route
-from gnomon_server.control.worker import Worker
+from gnomon_server.control.worker import Adopting, Worker
 from gnomon_server.errors import NotReady, Refused
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY, UNLOADED
 from gnomon_server.models.sources.remotes import is_remote
@@ -46,8 +46,17 @@ REPORT_SECONDS: Final = 1.0
 class Fleet:
     """Every child of control; belongs to control's event loop."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, traces: Traces, thinnings: Iterable[Thinning] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        traces: Traces,
+        thinnings: Iterable[Thinning] = (),
+        passes: bool = False,
+    ) -> None:
+        """Where it `passes` labels on, the ledger holds those whose requests no worker knows."""
         self._settings = settings
+        self._passes = passes
         self._ledger = ledger
         self._traces = traces
         # Where shadows disagree.
@@ -235,6 +244,14 @@ class Fleet:
             raise NotReady(f"model '{model}' version {version}: the shadow is not started yet; try again")
         return await worker.label(labels)
 
+    def adopt(self, model: str, version: int, labels: Sequence[Label], left: Adopting) -> None:
+        """Has a shadow join labels that another server passed on; tells `left` which are still nobody's."""
+        worker = self._workers.get((model, version))
+        if worker is None:
+            left(labels)
+        else:
+            worker.adopt(labels, left)
+
     async def scale(self, workers: int, seconds: float) -> int:
         """Makes it so many frontends and returns their number; those that leave finish their calls first.
 
@@ -301,7 +318,7 @@ class Fleet:
         wanted = {(route.model, version) for route in self._mirrored.values() for version in route.shadows}
         wanted = {key for key in wanted | (+self._tried).keys() if key in self._refs}
         for key in wanted - self._workers.keys():
-            worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self)
+            worker = Worker(self._refs[key], Path(self._folder.name), self._settings, self, self._passes)
             self._workers[key] = worker
             worker.child.start()
         for (model, _), worker in self._workers.items():

@@ -14,7 +14,7 @@ from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.desired import Desired, Request, finished
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
-from gnomon_server.control.store.tables import utc_now
+from gnomon_server.control.store.rows import utc_now
 from gnomon_server.control.verdict import PROMOTE
 from gnomon_server.errors import InvalidRequest, Refused
 from gnomon_server.settings import Settings

@@ -27,7 +27,7 @@ SETTLING: Final = 5.0
 MOST: Final = 64
 _NO_COHORT: Final = CohortCounts(0, 0, 0, (0.0,) * len(SYM64), (0.0,) * len(SYM64))
 _OUTCOMES: Final = (
-    *("requests", "joined", "late", "duplicate", "conflicting", "refused", "unknown", "waiting", "delay"),
+    *("requests", "joined", "late", "duplicate", "conflicting", "refused", "unknown", "waiting", "forwarded", "delay"),
 )
 _LOSSES: Final = ("rows", "both_right", "primary_right", "shadow_right", "both_wrong", "primary_loss", "shadow_loss")
 
@@ -37,6 +37,8 @@ def merge(one: LabelTally, other: LabelTally) -> LabelTally:
     if NONE in (one, other):
         return other if one == NONE else one
     sums = {name: getattr(one, name) + getattr(other, name) for name in _OUTCOMES}
+    if not one.basis or not other.basis:
+        return msgspec.structs.replace(one if one.basis else other, **sums)
     if one.basis != other.basis:
         return msgspec.structs.replace(other if _newest(other) >= _newest(one) else one, **sums)
     sums |= {name: getattr(one, name) + getattr(other, name) for name in _LOSSES}

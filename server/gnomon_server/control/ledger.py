@@ -25,7 +25,7 @@ from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.sources import Sent, Sources
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire.counts import FeedCount
-from gnomon_server.wire.labels import LabelTally
+from gnomon_server.wire.labels import Label, LabelTally
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.tallies import Observed, PairTally
 
@@ -56,6 +56,9 @@ class Ledger:
         self._closed: dict[str, Sources] = {}
         # What other servers counted that share the store.
         self._elsewhere: dict[Pair, Comparison] = {}
+        # Labels that are on their way between servers: those that are held here, and of those the unknown ones.
+        self._passing: dict[Pair, LabelTally] = {}
+        self._strays: list[tuple[Pair, tuple[Label, ...]]] = []
 
     @classmethod
     def restore(cls, rows: Iterable[Comparison], clock: Callable[[], datetime] = utc_now) -> Ledger:
@@ -90,7 +93,11 @@ class Ledger:
             if _outcomes(tally).settled:
                 self._row(report.epoch, Pair(tally.model, tally.primary, tally.shadow)).settle(tally)
         for found in report.labels:
-            self._row(report.epoch, Pair(found.model, found.primary, found.shadow)).label(found.tally)
+            pair = Pair(found.model, found.primary, found.shadow)
+            self._row(report.epoch, pair).label(found.tally)
+            if found.strays:
+                self._strays.append((pair, found.strays))
+                self.hold(pair, waiting=len(found.strays))
 
     def epoch_ended(self, epoch: str) -> None:
         """Takes that the worker process is gone; what it had not settled is dropped."""
@@ -109,6 +116,16 @@ class Ledger:
             known = self._elsewhere.get(row.pair)
             self._elsewhere[row.pair] = known.plus(row) if known else row
 
+    def take_strays(self) -> list[tuple[Pair, tuple[Label, ...]]]:
+        """Takes the labels over whose requests no worker knows; they stay on hold."""
+        found, self._strays = self._strays, []
+        return found
+
+    def hold(self, pair: Pair, waiting: int = 0, unknown: int = 0) -> None:
+        """Counts labels that are held here, and those of which nobody knows the requests, beside what workers count."""
+        known = self._passing.get(pair, labels.NONE)
+        self._passing[pair] = LabelTally(waiting=known.waiting + waiting, unknown=known.unknown + unknown)
+
     def totals(self, pair: Pair) -> Comparison:
         """Returns all that is known about a pair, here and elsewhere; empty where nothing was selected."""
         own = self._own(pair)
@@ -116,7 +133,7 @@ class Ledger:
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Returns the totals of every pair of which a request was ever selected here, in order."""
-        pairs = set(self._folded).union(*(epoch.rows for epoch in self._live.values()))
+        pairs = set(self._folded).union(self._passing, *(epoch.rows for epoch in self._live.values()))
         return tuple(self._own(pair) for pair in sorted(pairs))
 
     def _own(self, pair: Pair) -> Comparison:
@@ -124,7 +141,8 @@ class Ledger:
         for epoch in self._live.values():
             if pair in epoch.rows:
                 total = total.plus(epoch.comparison(pair))
-        return replace(total, decided=self._decided.get(pair))
+        passing = labels.merge(total.labels, self._passing.get(pair, labels.NONE))
+        return replace(total, decided=self._decided.get(pair), labels=passing)
 
     def decide(self, pair: Pair, decided: Verdict) -> None:
         """Keeps the decision on a pair, in place of one by another policy or on another basis."""
@@ -163,7 +181,9 @@ class _Row:
             self.tally = tally
 
     def label(self, tally: LabelTally) -> None:
-        if (tally.requests, tally.received) >= (self.labels.requests, self.labels.received):
+        # Labels that are passed on leave those that were received.
+        before, after = ((one.requests, one.received + one.forwarded) for one in (self.labels, tally))
+        if after >= before:
             self.labels = tally
 
 

@@ -27,6 +27,7 @@ from gnomon_server.control.operations import Operations
 from gnomon_server.control.outlook import Outlook
 from gnomon_server.control.ports import SharedPort
 from gnomon_server.control.program import step_back
+from gnomon_server.control.relay import Relay
 from gnomon_server.control.service import ControlService
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.choice import opened
@@ -100,7 +101,8 @@ class Server:
         ledger = Ledger.restore(store.tallies())
         # Children are told by their command line, which everybody on this machine can read: no passwords.
         children = msgspec.structs.replace(settings, grpc=port.address, store="", alerts=AlertSettings())
-        fleet = Fleet(children, ledger, telemetry.record, store.thinnings())
+        fleet = Fleet(children, ledger, telemetry.record, store.thinnings(), store.shared)
+        relay = Relay(store, ledger, fleet)
         operations = Operations(settings, store, ledger, fleet, models)
         lookout = Lookout(settings, store, fleet.windows, lambda: operations.routes, lambda: operations.refs)
         control = ControlService(operations, fleet, store, lookout)
@@ -108,7 +110,7 @@ class Server:
         outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries, lookout)
         alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
         web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
-        stack.push_async_callback(_attempted, lambda: _flush(store, ledger, operations, fleet, lookout))
+        stack.push_async_callback(_attempted, lambda: _flush(store, relay, operations, fleet, lookout, last=True))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
         stack.push_async_callback(_attempted, operations.remember_digests)
@@ -126,7 +128,7 @@ class Server:
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
         stack.enter_context(_Task(_always(DRIFT_SECONDS, lookout.look)))
-        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, ledger, operations, fleet, lookout))))
+        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, relay, operations, fleet, lookout))))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
             stack.enter_context(_Task(_always(FOLD_SECONDS, lambda: asyncio.to_thread(store.fold))))
@@ -190,15 +192,17 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
         log.error("%s", error)
 
 
-async def _flush(store: Store, ledger: Ledger, operations: Operations, fleet: Fleet, lookout: Lookout) -> None:
+async def _flush(
+    store: Store, relay: Relay, operations: Operations, fleet: Fleet, lookout: Lookout, last: bool = False
+) -> None:
     await operations.remember_digests()
     operations.judging.judge()
-    await asyncio.to_thread(store.save_tallies, ledger.comparisons())
+    await relay.flush(last)
     if thinnings := fleet.guarding.news():
         await asyncio.to_thread(store.save_thinnings, thinnings)
         fleet.guarding.told(thinnings)
     await lookout.flush()
-    ledger.counted_elsewhere(await asyncio.to_thread(store.tallies_elsewhere))
+    await relay.hear()
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, collect: Callable[[], Snapshot]) -> Callable[[], Snapshot]:

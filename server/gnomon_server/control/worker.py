@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,12 +17,13 @@ from gnomon_server.errors import NotReady
 from gnomon_server.models.lifecycle import FAILED, LOADING, READY
 from gnomon_server.models.sources.remotes import is_remote
 from gnomon_server.settings import Settings
-from gnomon_server.wire.labels import Label, Labelled, Labels
-from gnomon_server.wire.messages import FromChild, VersionState, WorkerAck, WorkerReport
+from gnomon_server.wire.labels import Adopt, Label, Labelled, Labels
+from gnomon_server.wire.messages import Adopted, FromChild, VersionState, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import ShadowFeed, VersionRef, WorkerPlan, observing
 
 log = logging.getLogger(__name__)
 
+Adopting = Callable[[Sequence[Label]], None]
 MODULE: Final = "gnomon_server.shadow"
 # In which a worker that is well has joined what it was given.
 LABEL_SECONDS: Final = 10.0
@@ -41,7 +42,7 @@ class Owner(Protocol):
 class Worker:
     """Knows the state of its version and where frontends find it; each life is an epoch of its own."""
 
-    def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner) -> None:
+    def __init__(self, ref: VersionRef, folder: Path, settings: Settings, owner: Owner, passes: bool = False) -> None:
         mirror = settings.mirror_of(ref.model, ref.version)
         self._ref = ref
         policy = settings.policy_of(ref.model)
@@ -49,6 +50,7 @@ class Worker:
         self._window = settings.model(ref.model).drift.window
         self._folder = folder
         self._owner = owner
+        self._passes = passes
         self._primary: VersionRef | None = None
         self._epoch = ""
         self.state = VersionState(ref.model, ref.version, LOADING)
@@ -69,6 +71,8 @@ class Worker:
         # Answers that are waited for, by number.
         self._numbers = count(1)
         self._joining: dict[int, asyncio.Future[Labelled]] = {}
+        # Labels that other servers passed on, and who is told of those that remain, by number.
+        self._adopting: dict[int, tuple[Sequence[Label], Adopting]] = {}
         # Runs out when a worker that was ready has said nothing for too long.
         self._watch: asyncio.TimerHandle | None = None
 
@@ -95,10 +99,22 @@ class Worker:
         finally:
             del self._joining[number]
 
+    def adopt(self, labels: Sequence[Label], left: Adopting) -> None:
+        """Has labels joined that another server passed on; tells `left` which are still nobody's.
+
+        What was counted of the others was heard in the same moment.
+        """
+        if self.state.state != READY:
+            left(labels)
+            return
+        number = next(self._numbers)
+        self._adopting[number] = labels, left
+        self.child.send(Adopt(number, tuple(labels)))
+
     @property
     def _plan(self) -> WorkerPlan:
-        where = (self._ref, self._address, self._epoch)
-        return WorkerPlan(*where, self._observing, self._primary, self._horizon, self._window)
+        where, judged = (self._ref, self._address, self._epoch), (self._observing, self._primary, self._horizon)
+        return WorkerPlan(*where, *judged, self._window, self._passes)
 
     def _born(self, child: Child) -> None:
         self._epoch = uuid.uuid4().hex
@@ -119,6 +135,10 @@ class Worker:
             joining = self._joining.get(message.number)
             if joining is not None and not joining.done():
                 joining.set_result(message)
+        elif isinstance(message, Adopted):
+            self._owner.worker_heard(message.report)
+            _, left = self._adopting.pop(message.number)
+            left(message.unknown)
         self._owner.worker_heard(message)
 
     def _died(self, child: Child) -> None:
@@ -128,6 +148,9 @@ class Worker:
                 joining.set_exception(NotReady(f"{child.name} {child.ending}: send the labels again"))
         if self.state.state != FAILED:
             self.state = self._after(child)
+        adopting, self._adopting = self._adopting, {}
+        for labels, left in adopting.values():
+            left(labels)
         self.queue_depth = 0
         self._owner.worker_ended(self._epoch)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import compress
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from gnomon_server.shadow.cohorts import Block, Cohorts
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import Compared
 from gnomon_server.shadow.digests import Seen
+from gnomon_server.shadow.early import Early, Waiting
 from gnomon_server.shadow.joined import (
     DUPLICATE,
     JOINED,
@@ -38,9 +39,7 @@ from gnomon_server.wire.labels import Label, Labelled, PairLabels
 from gnomon_server.wire.plans import Observing
 
 Counts = NDArray[np.intp]
-# Labels that wait for their requests, the bytes that they take, and reasons in one answer.
-MOST_WAITING: Final = 10_000
-MOST_WAITING_BYTES: Final = 16 * 2**20
+# Reasons in one answer.
 MOST_REASONS: Final = 3
 # Bytes of an id that is remembered.
 MOST_ID: Final = 1024
@@ -57,22 +56,12 @@ class Judging:
     observing: Observing = Observing()  # noqa: RUF009 - it is frozen
 
 
-class _Early(NamedTuple):
-    """A label whose request is not known yet."""
-
-    label: Label
-    labels: Array
-    # When it is given up, in nanoseconds since the epoch.
-    until_ns: int
-    # About how many bytes it takes.
-    size: int
-
-
 class Feedback:
     """Remembers the newest requests that have an id; bounded, and owned by the event loop of the worker.
 
     An id names the first request that has it, as long as that is remembered; the first label of a request counts. A
-    label waits `wait` seconds for its request. Where `truth` is None labels are refused for a `reason`.
+    label waits `wait` seconds for its request, and is then unknown or, where it `passes` labels on, for another server.
+    Where `truth` is None labels are refused for a `reason`.
     """
 
     def __init__(
@@ -84,6 +73,7 @@ class Feedback:
         reason: str = "",
         clock: Callable[[], int] = time.time_ns,
         live: bool = True,
+        passes: bool = False,
     ) -> None:
         self._truth = truth
         self._reason = reason if settings.keep else "no request is remembered, as the setting feedback.keep is 0"
@@ -92,16 +82,16 @@ class Feedback:
         self._counted = settings.unlabelled == "worst"
         self._judging = judging
         self._horizon_ns = round(judging.horizon * 1e9)
-        self._wait_ns = round(wait * 1e9)
         self._clock = clock
         # Whether labels come now; otherwise they came when they say, or in time.
         self._live = live
         self._basis = _basis(truth, settings, judging)
         self._seen = Seen() if judging.observing.dedupe and judging.horizon else None
-        # Both oldest first.
+        # Oldest first.
         self._requests: dict[str, Request] = {}
-        self._early: dict[str, _Early] = {}
-        self._early_size = 0
+        self._early = Early(round(wait * 1e9))
+        self._passes = passes
+        self._strays: list[Label] = []
         self._pairs: dict[int, Pair] = {}
         # The primary version that is asked now: a label of which no request is known counts under it.
         self.primary = 0
@@ -114,6 +104,12 @@ class Feedback:
             self._compared(ended, self._truth)
         elif self._horizon_ns:
             self._missed(ended)
+
+    def adopt(self, labels: Sequence[Label]) -> tuple[Label, ...]:
+        """Joins labels that another server passed on; returns those of unknown requests, which are not counted."""
+        known = [label for label in labels if label.id in self._requests]
+        self.take(0, known)
+        return tuple(label for label in labels if label.id not in self._requests)
 
     def take(self, number: int, labels: Sequence[Label]) -> Labelled:
         """Joins labels, or has them wait; returns what became of them."""
@@ -130,23 +126,27 @@ class Feedback:
         outcomes = {name: found[name] for name in (JOINED, WAITING, LATE, DUPLICATE, REFUSED)}
         return Labelled(number=number, reasons=tuple(reasons), **outcomes)
 
+    def end(self) -> None:
+        """Takes that no request will come any more: labels wait for none."""
+        if self._passes:
+            self._unknown(self._early.clear())
+
     def snapshot(self, model: str, shadow: int) -> tuple[PairLabels, ...]:
         """Returns the counts so far, by primary version."""
-        self._give_up()
+        self._unknown(self._early.expired(self._clock()))
         if self._truth is None:
             return ()
-        if self._early:
+        if self._early or self._strays:
             self._pair(self.primary)
-        return tuple(
-            PairLabels(
-                model,
-                primary,
-                shadow,
-                pair.snapshot(self._truth, self._basis, len(self._early) if primary == self.primary else 0),
-            )
-            for primary, pair in sorted(self._pairs.items())
-            if primary
-        )
+        found = []
+        for primary, pair in sorted(self._pairs.items()):
+            waiting, strays = (len(self._early), self._strays) if primary == self.primary else (0, [])
+            if primary:
+                tally = pair.snapshot(self._truth, self._basis, waiting)
+                found.append(PairLabels(model, primary, shadow, tally, tuple(strays)))
+        if self.primary:
+            self._strays = []
+        return tuple(found)
 
     def _compared(self, compared: Compared, truth: Truth) -> None:
         requests, rows = compared.batch.requests, compared.batch.rows
@@ -202,9 +202,8 @@ class Feedback:
             request.forget()
             return
         self._requests[identity] = request
-        early = self._early.pop(identity, None)
+        early = self._early.pop(identity)
         if early is not None:
-            self._early_size -= early.size
             try:
                 self._join(request, early.label, early.labels, truth)
             except InvalidRequest:
@@ -248,23 +247,19 @@ class Feedback:
             pair.counts[DUPLICATE] += 1
             pair.conflicting += not np.array_equal(before.labels, labels)
             return DUPLICATE
-        # A text is an object of about 64 bytes beside its characters, of which one can take four.
-        size = 4 * len(label.id) + sum(64 + 4 * len(text) for text in label.labels)
-        self._early[label.id] = _Early(label, labels, self._clock() + self._wait_ns, size)
-        self._early_size += size
-        while len(self._early) > MOST_WAITING or self._early_size > MOST_WAITING_BYTES:
-            self._unknown()
+        self._unknown(self._early.add(label, labels, self._clock()))
         return WAITING
 
-    def _give_up(self) -> None:
-        """Counts labels whose requests did not come in time."""
-        now = self._clock()
-        while self._early and next(iter(self._early.values())).until_ns <= now:
-            self._unknown()
-
-    def _unknown(self) -> None:
-        self._early_size -= self._early.pop(next(iter(self._early))).size
-        self._pair(self.primary).counts[UNKNOWN] += 1
+    def _unknown(self, given_up: Sequence[Waiting]) -> None:
+        """Counts labels whose requests did not come in time, or passes them on."""
+        for early in given_up:
+            pair = self._pair(self.primary)
+            if self._passes:
+                pair.forwarded += 1
+                time_ns = early.label.time_ns or early.since_ns
+                self._strays.append(Label(early.label.id, early.label.labels, time_ns))
+            else:
+                pair.counts[UNKNOWN] += 1
 
     def _fresh(self, compared: Compared, rows: int) -> Flags:
         """Returns which rows may be observed: where the policy says so, those that were not met before."""

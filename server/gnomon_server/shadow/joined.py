@@ -105,6 +105,8 @@ class Pair:
         self.requests = 0
         self.counts: Counter[str] = Counter()
         self.conflicting = 0
+        # Labels that were passed on.
+        self.forwarded = 0
         self._rows = 0
         # By (primary, shadow): who is right.
         self._right: Counter[tuple[bool, bool]] = Counter()
@@ -146,6 +148,7 @@ class Pair:
             refused=self.counts[REFUSED],
             unknown=self.counts[UNKNOWN],
             waiting=waiting,
+            forwarded=self.forwarded,
             rows=self._rows,
             both_right=self._right[True, True],
             primary_right=self._right[True, False],

@@ -59,6 +59,7 @@ class Pipeline:
         remembering: FeedbackSettings = FORGETFUL,
         horizon: float = 0.0,
         window: float = 0.0,
+        passes: bool = False,
     ) -> None:
         self._model, self._version = shadow.model, shadow.version
         self._deadline_ns = round(settings.deadline * 1e9)
@@ -70,7 +71,8 @@ class Pipeline:
         self._repetition = Repetition(shadow, chosen, looking.repeat)
         self._differences = Differences(looking)
         self.profiling = Profiling(shadow.model, shadow.version, window)
-        self._feedback = _feedback(shadow, chosen, remembering, Judging(horizon, observing), settings.deadline)
+        judging = Judging(horizon, observing)
+        self._feedback = _feedback(shadow, chosen, remembering, judging, settings.deadline, passes)
         # Whether nothing more comes.
         self._over = False
         self._repeating: set[asyncio.Future[Repeated | None]] = set()
@@ -111,6 +113,10 @@ class Pipeline:
     def label(self, number: int, labels: Sequence[Label]) -> Labelled:
         """Joins labels to the requests they are about; returns what became of them."""
         return self._feedback.take(number, labels)
+
+    def adopt(self, labels: Sequence[Label]) -> tuple[Label, ...]:
+        """Joins labels that another server passed on; returns those of unknown requests, which are not counted."""
+        return self._feedback.adopt(labels)
 
     def take(self, record: Record, size: int) -> None:
         """Takes a record of `size` bytes, or counts it as dropped."""
@@ -154,6 +160,7 @@ class Pipeline:
         self._give_up([*self._runner.abandon(), *self._backlog.take(len(self._backlog))])
         self._tally.end()
         self._over = True
+        self._feedback.end()
         await self._differences.finish(max(0.0, until - time.monotonic()))
         if self._recorder is not None:
             self._recorder.close()
@@ -209,11 +216,17 @@ class Pipeline:
 
 
 def _feedback(
-    shadow: Shadow, chosen: Mapping[str, Chosen], settings: FeedbackSettings, judging: Judging, wait: float
+    shadow: Shadow,
+    chosen: Mapping[str, Chosen],
+    settings: FeedbackSettings,
+    judging: Judging,
+    wait: float,
+    passes: bool,
 ) -> Feedback:
     """Returns what joins labels; raises LoadError where labels are to be judged, or named, and cannot be."""
     try:
-        return Feedback(truth(shadow.model, shadow.signature, chosen, settings), settings, judging, wait)
+        known = truth(shadow.model, shadow.signature, chosen, settings)
+        return Feedback(known, settings, judging, wait, passes=passes)
     except LoadError as error:
         if judging.horizon or settings.output:
             raise

@@ -22,8 +22,8 @@ from gnomon_server.shadow.pipeline import FORGETFUL, NOTHING, Pipeline
 from gnomon_server.shadow.recorder import Recorder
 from gnomon_server.shadow.trial import Shadow
 from gnomon_server.wire.channel import Channel
-from gnomon_server.wire.labels import Labelled, Labels
-from gnomon_server.wire.messages import Drained, ToChild, VersionState, WorkerAck, WorkerReport
+from gnomon_server.wire.labels import Adopt, Labelled, Labels
+from gnomon_server.wire.messages import Adopted, Drained, ToChild, VersionState, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,10 @@ class Worker:
             if isinstance(message, Labels):
                 self._label(plan, message)
                 continue
+            if isinstance(message, Adopt) and self._pipeline is not None:
+                unknown = self._pipeline.adopt(message.labels)
+                self._channel.send(Adopted(message.number, self._pipeline.report(plan.epoch), unknown))
+                continue
             log.warning("expected a drain, received %s", type(message).__name__)
         return None
 
@@ -123,7 +127,8 @@ class Worker:
             declare(shadow, plan.primary)
         record, remembering = self._record(shadow), self._remembering(loaded.model)
         own = (shadow, self._settings, plan.address, self._executor, record)
-        pipeline = Pipeline(*own, plan.observing, looking, remembering, plan.horizon, plan.window)
+        told = (plan.horizon, plan.window, plan.passes)
+        pipeline = Pipeline(*own, plan.observing, looking, remembering, *told)
         try:
             await pipeline.listen()
         except OSError as error:

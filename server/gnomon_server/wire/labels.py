@@ -25,6 +25,13 @@ class Labels(Message, frozen=True, tag="labels"):
     labels: tuple[Label, ...]
 
 
+class Adopt(Message, frozen=True, tag="adopt"):
+    """Labels that another server passed on, for a shadow worker, which answers with the same number."""
+
+    number: int
+    labels: tuple[Label, ...]
+
+
 class Labelled(Message, frozen=True, tag="labelled"):
     """What became of each of them; the worker's report of it was sent before."""
 
@@ -83,6 +90,8 @@ class LabelTally(msgspec.Struct, frozen=True):
     unknown: int = 0
     # On the way to one of these.
     waiting: int = 0
+    # Passed on to other servers, which count them.
+    forwarded: int = 0
     # Rows with a label; of these, by who is right, where the loss is that of labels.
     rows: int = 0
     both_right: int = 0
@@ -110,3 +119,5 @@ class PairLabels(msgspec.Struct, frozen=True):
     primary: int
     shadow: int
     tally: LabelTally
+    # Labels whose requests are not known here, to be passed on; sent only once.
+    strays: tuple[Label, ...] = ()

@@ -8,7 +8,7 @@ import msgspec
 
 from gnomon_server.wire.counts import CallCount, FeedCount, InferenceCount, SourceCount
 from gnomon_server.wire.drift import WindowCounts
-from gnomon_server.wire.labels import Labelled, Labels, PairLabels
+from gnomon_server.wire.labels import Adopt, Label, Labelled, Labels, PairLabels
 from gnomon_server.wire.plans import Drain, FrontendPlan, Message, Regions, ReportNow, WorkerPlan
 from gnomon_server.wire.questions import Answer, Question
 from gnomon_server.wire.signatures import Tensors
@@ -84,9 +84,19 @@ class WorkerReport(Message, frozen=True, tag="worker_report"):
     windows: tuple[WindowCounts, ...] = ()
 
 
+class Adopted(Message, frozen=True, tag="adopted"):
+    """What became of labels that another server passed on: one message, so that nobody hears half of it."""
+
+    number: int
+    # Counts those whose requests the worker knows.
+    report: WorkerReport
+    # The others, which it counts nowhere.
+    unknown: tuple[Label, ...]
+
+
 class Drained(Message, frozen=True, tag="drained"):
     """The last message of a child: its reports are complete."""
 
 
-ToChild = FrontendPlan | WorkerPlan | Drain | Regions | ReportNow | Answer | Labels
-FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Labelled | Drained
+ToChild = FrontendPlan | WorkerPlan | Drain | Regions | ReportNow | Answer | Labels | Adopt
+FromChild = FrontendAck | WorkerAck | FrontendReport | WorkerReport | Question | Labelled | Adopted | Drained

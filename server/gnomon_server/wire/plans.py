@@ -93,6 +93,8 @@ class WorkerPlan(Message, frozen=True, tag="worker_plan"):
     horizon: float = 0.0
     # Seconds of a window in which the rows of the traffic are counted by the primary's profile; 0: they are not.
     window: float = 0.0
+    # Whether labels whose requests it does not know go to other servers.
+    passes: bool = False
 
 
 class Drain(Message, frozen=True, tag="drain"):

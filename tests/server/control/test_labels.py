@@ -15,7 +15,7 @@ from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.verdict import verdict
 from gnomon_server.settings import Policy
 from gnomon_server.statistics.knots import SYM64
-from gnomon_server.wire.labels import CohortCounts, LabelTally, PairLabels
+from gnomon_server.wire.labels import CohortCounts, Label, LabelTally, PairLabels
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.tallies import Observed
 
@@ -91,6 +91,27 @@ def test_joined_labels_outlive_their_worker_and_what_waited_is_unknown() -> None
     ledger.worker_reported(report(tally(joined=9)))
     found = ledger.totals(PAIR).labels
     assert (found.joined, found.unknown, found.waiting, found.cohorts) == (3, 2, 0, (cohort(10, 1.0),))
+
+
+def test_labels_that_are_on_their_way_between_servers_wait_and_outlive_their_worker() -> None:
+    ledger = Ledger(clock=lambda: NOW)
+
+    def report(found: LabelTally, *strays: Label) -> WorkerReport:
+        return WorkerReport("e", (), (), (), 0, (), 0, labels=(PairLabels("m", 1, 2, found, strays),))
+
+    ledger.worker_reported(report(tally(cohort(10, 1.0), joined=3, waiting=2)))
+    strays = Label("r", ("1",)), Label("s", ("1",))
+    # It has received no less than before.
+    ledger.worker_reported(report(tally(cohort(10, 1.0), joined=3, forwarded=2), *strays))
+    ledger.epoch_ended("e")
+    for expected in ([(PAIR, strays)], []):
+        found = ledger.totals(PAIR).labels
+        assert (found.joined, found.waiting, found.unknown, found.forwarded) == (3, 2, 0, 2)
+        assert (found.basis, found.cohorts) == (tally().basis, (cohort(10, 1.0),))
+        assert ledger.take_strays() == expected
+    ledger.hold(PAIR, waiting=-2, unknown=2)
+    assert ledger.comparisons() == (ledger.totals(PAIR),)
+    assert (ledger.totals(PAIR).labels.waiting, ledger.totals(PAIR).labels.unknown) == (0, 2)
 
 
 def test_a_comparison_that_was_stored_before_there_were_labels_is_read() -> None:

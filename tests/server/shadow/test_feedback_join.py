@@ -21,7 +21,8 @@ from gnomon_server.shadow.cohorts import MOST
 from gnomon_server.shadow.comparing import Compared, Values, compare
 from gnomon_server.shadow.compatibility import Fits
 from gnomon_server.shadow.digests import Inputs, of_rows
-from gnomon_server.shadow.feedback import MOST_WAITING, MOST_WAITING_BYTES, Feedback, Judging
+from gnomon_server.shadow.early import MOST_WAITING, MOST_WAITING_BYTES
+from gnomon_server.shadow.feedback import Feedback, Judging
 from gnomon_server.shadow.outcome import DROPPED, SHADOW_ERROR, Uncompared
 from gnomon_server.shadow.truth import truth
 from gnomon_server.statistics.knots import SYM64
@@ -43,6 +44,7 @@ class World:
         block: int = 1,
         signature: Signature = LABELS,
         dedupe: bool = True,
+        passes: bool = False,
         **options: object,
     ) -> None:
         self.now = 1000 * SECOND
@@ -51,7 +53,7 @@ class World:
         given = msgspec.convert(options, FeedbackSettings)
         of = truth("m", signature, self.chosen, given)
         judging = Judging(horizon, Observing(block=block, dedupe=dedupe))
-        self.feedback = Feedback(of, given, judging, wait=10.0, clock=lambda: self.now)
+        self.feedback = Feedback(of, given, judging, wait=10.0, clock=lambda: self.now, passes=passes)
         self.feedback.primary = 1
         self.met = 0
 
@@ -269,6 +271,32 @@ def test_what_no_request_is_known_of_counts_under_the_primary_of_now() -> None:
     assert world.feedback.snapshot("m", 2) == ()
     world.ask("r", [1], [1])
     assert counts(world.tally) == {"waiting": 1}
+
+
+def test_labels_whose_requests_do_not_come_are_passed_on_once() -> None:
+    world = World(passes=True)
+    world.ask("r", [1], [1])
+    world.say("stray", 1)
+    world.say("other", 1, time_ns=5 * SECOND)
+    came, world.now = world.now, world.now + 10 * SECOND
+    (found,) = world.feedback.snapshot("m", 2)
+    assert found.strays == (Label("stray", ("1",), came), Label("other", ("1",), 5 * SECOND))
+    assert (counts(found.tally), found.tally.forwarded) == ({}, 2)
+    (found,) = world.feedback.snapshot("m", 2)
+    assert (found.strays, found.tally.forwarded) == ((), 2)
+    # At the end no request comes any more.
+    world.say("last", 1)
+    world.feedback.end()
+    (found,) = world.feedback.snapshot("m", 2)
+    assert [label.id for label in found.strays] == ["last"]
+
+
+def test_labels_that_another_server_passed_on_are_joined_or_not_counted() -> None:
+    world = World()
+    world.ask("r", [1], [1])
+    given = [Label(name, ("1",)) for name in ("r", "s", "r")]
+    assert world.feedback.adopt(given) == (given[1],)
+    assert counts(world.tally) == {"joined": 1, "duplicate": 1}
 
 
 DECISIONS = st.tuples(st.integers(0, 1), st.integers(0, 1), st.none() | st.integers(0, 1))

@@ -28,8 +28,8 @@ from gnomon_server.shadow.worker import Worker
 from gnomon_server.wire import hello
 from gnomon_server.wire.channel import Channel, open_child, open_parent
 from gnomon_server.wire.counts import SourceCount
-from gnomon_server.wire.labels import Label, Labelled, Labels
-from gnomon_server.wire.messages import Drained, FromChild, WorkerAck, WorkerReport
+from gnomon_server.wire.labels import Adopt, Label, Labelled, Labels
+from gnomon_server.wire.messages import Adopted, Drained, FromChild, WorkerAck, WorkerReport
 from gnomon_server.wire.plans import Drain, VersionRef, WorkerPlan
 
 SOURCE = "0123456789abcdef"
@@ -130,6 +130,12 @@ async def test_whoever_hears_that_a_label_is_joined_has_heard_the_counts_before(
             break
         await asyncio.sleep(0.01)
     assert report.labels[0].tally.joined == found.duplicate == 1
+    # What another server passed on comes with its counts.
+    control.channel.send(Adopt(7, (Label("r", ("3",)), Label("t", ("3",)))))
+    while not isinstance(message := await control.channel.receive(), Adopted):
+        assert message is not None
+    assert (message.number, message.unknown) == (7, (Label("t", ("3",)),))
+    assert message.report.labels[0].tally.duplicate == report.labels[0].tally.duplicate + 1
     writer.close()
     control.channel.send(Drain(60))
     last = await control.drained()

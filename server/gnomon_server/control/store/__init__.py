@@ -16,6 +16,7 @@ from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
+from gnomon_server.control.strays import Handed, Passed
 from gnomon_server.wire.drift import WindowCounts
 
 __all__ = ["AuditEntry", "AuditRecord", "Shared", "Store"]
@@ -79,8 +80,14 @@ class Store(Protocol):
         """Returns the signed word on the newest entry that this server wrote; None before there is one."""
         ...
 
-    def save_tallies(self, rows: Iterable[Comparison]) -> None:
-        """Stores totals in place of earlier ones of the same pairs."""
+    def save_tallies(
+        self, rows: Iterable[Comparison], leaving: Sequence[Handed] = (), held: Sequence[str] | None = None
+    ) -> Passed:
+        """Stores totals in place of earlier ones of the same pairs, and in the same moment passes labels on.
+
+        `leaving` are those that this server is done with and does not count, `held` the names of those that it looks
+        for; None: it takes none that others passed on, and looks for none. What was stored counts what is returned.
+        """
         ...
 
     def tallies(self) -> list[Comparison]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from gnomon_server.control.comparison import Comparison, Pair
-from gnomon_server.control.store.tables import Execute, stored_comparison, utc_now
+from gnomon_server.control.store.rows import Execute, store_tally, stored_comparison
 from gnomon_server.errors import NotReady
 
 # The name, of no server, of the sum; among what is laid aside, of those that are given up.
@@ -31,12 +29,13 @@ def fold(execute: Execute) -> None:
     """Lays the rows of one replica aside, of those that are lost, and gives up those of another."""
     for name in _silent(execute, "tallies", LOST_SECONDS):
         for part in _taken(execute, "tallies", name):
-            _put(execute, "folded", name, part)
+            store_tally(execute, "folded", name, part)
             _add(execute, "tallies", part)
     for name in _silent(execute, "folded", FORGOTTEN_SECONDS):
         for part in _taken(execute, "folded", name):
             _add(execute, "folded", part)
         execute("DELETE FROM thinnings WHERE replica = %s", (name,))
+        execute("UPDATE strays SET labels = '' WHERE holder = %s", (name,))
         execute("UPDATE replicas SET forgotten = true WHERE id = %s", (name,))
 
 
@@ -45,7 +44,7 @@ def back(execute: Execute, replica: str) -> None:
     if forgotten(execute, replica):
         raise given_up()
     for part in _taken(execute, "folded", replica):
-        _put(execute, "tallies", replica, part)
+        store_tally(execute, "tallies", replica, part)
         _renew(execute, part.pair)
 
 
@@ -79,7 +78,7 @@ def _add(execute: Execute, table: str, part: Comparison) -> None:
     """Adds what a lost replica counted to a sum: what was pending there never settles."""
     of_pair = f"SELECT comparison FROM {table} WHERE ({_PAIR}) = (%s, %s, %s) AND replica = %s"  # noqa: S608
     rows = execute(of_pair, (*_key(part.pair), SUM))
-    _put(execute, table, SUM, _sum([*(stored_comparison(blob) for (blob,) in rows), part]))
+    store_tally(execute, table, SUM, _sum([*(stored_comparison(blob) for (blob,) in rows), part]))
 
 
 def _renew(execute: Execute, pair: Pair) -> None:
@@ -87,7 +86,7 @@ def _renew(execute: Execute, pair: Pair) -> None:
     rows = execute(f"SELECT comparison FROM folded WHERE ({_PAIR}) = (%s, %s, %s)", _key(pair))  # noqa: S608
     execute(f"DELETE FROM tallies WHERE ({_PAIR}) = (%s, %s, %s) AND replica = %s", (*_key(pair), SUM))  # noqa: S608
     if rows:
-        _put(execute, "tallies", SUM, _sum(stored_comparison(blob) for (blob,) in rows))
+        store_tally(execute, "tallies", SUM, _sum(stored_comparison(blob) for (blob,) in rows))
 
 
 def _sum(parts: Iterable[Comparison]) -> Comparison:
@@ -95,15 +94,6 @@ def _sum(parts: Iterable[Comparison]) -> Comparison:
     for other in others:
         first = first.plus(other)
     return first
-
-
-def _put(execute: Execute, table: str, name: str, part: Comparison) -> None:
-    execute(
-        f"INSERT INTO {table} ({_PAIR}, replica, comparison, updated_at) "  # noqa: S608
-        f"VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT ({_PAIR}, replica) "
-        "DO UPDATE SET comparison = excluded.comparison, updated_at = excluded.updated_at",
-        (*_key(part.pair), name, msgspec.msgpack.encode(part), utc_now()),
-    )
 
 
 def _key(pair: Pair) -> tuple[str, int, int]:

@@ -25,11 +25,13 @@ from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store import Shared, lost, replicas
+from gnomon_server.control.store import Shared, lost, passing, replicas
 from gnomon_server.control.store.folder import hold, replica
 from gnomon_server.control.store.memory import Memory
 from gnomon_server.control.store.postgres_schema import MIGRATIONS
-from gnomon_server.control.store.tables import Execute, Tables, stored_comparison, stored_routes
+from gnomon_server.control.store.rows import Execute, stored_comparison, stored_routes
+from gnomon_server.control.store.tables import Tables
+from gnomon_server.control.strays import Handed, Passed
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 from gnomon_server.redaction import redacted, secrets, without_secrets
 
@@ -117,6 +119,7 @@ class PostgresStore(Tables):
             return []
         with self._transaction() as execute:
             self._counts(execute)
+            passing.forget(execute, self.replica)
         return super().tallies()
 
     def thinnings(self) -> list[Thinning]:
@@ -149,10 +152,11 @@ class PostgresStore(Tables):
                 (self.replica, self.replica, self.replica),
             )
             gone = replicas.gone(execute)
+            passed = passing.waiting(execute)
         if any(name == self.replica for name, _ in rows):
             raise NotReady(f"{self._name}: this server was taken for lost; what it counted is stored again in a moment")
         found = ((name, stored_comparison(blob)) for name, blob in rows)
-        return [comparison.closed() if name in gone else comparison for name, comparison in found]
+        return [*(comparison.closed() if name in gone else comparison for name, comparison in found), *passed]
 
     def fold(self) -> None:
         """Adds up what lost servers stored, of one at a time, if this server decides."""
@@ -172,6 +176,9 @@ class PostgresStore(Tables):
     def _counts(self, execute: Execute) -> None:
         lost.back(execute, self.replica)
         replicas.seen(execute, self.replica)
+
+    def _passed(self, execute: Execute, leaving: Sequence[Handed], held: Sequence[str] | None) -> Passed:
+        return passing.exchange(execute, self.replica, leaving, held)
 
     def _forgotten(self) -> bool:
         with self._transaction(writes=False) as execute:

@@ -73,4 +73,21 @@ MIGRATIONS: Final = (
         PRIMARY KEY (model, version, digest, seconds, number, shadow, life)
     );
     """,
+    """
+    -- Labels whose requests the servers that were asked do not know.
+    CREATE TABLE strays (
+        id TEXT PRIMARY KEY,
+        model TEXT NOT NULL,
+        "primary" BIGINT NOT NULL,
+        shadow BIGINT NOT NULL,
+        asked TEXT[] NOT NULL,
+        -- Who looks for the requests now; empty: nobody.
+        holder TEXT NOT NULL DEFAULT '',
+        number BIGINT NOT NULL,
+        -- Empty once they are passed on or counted.
+        labels BYTEA NOT NULL,
+        -- Seconds since the epoch.
+        since DOUBLE PRECISION NOT NULL
+    );
+    """,
 )

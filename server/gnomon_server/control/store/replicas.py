@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gnomon_server.control.store.tables import Execute
+from gnomon_server.control.store.rows import Execute
 
 # Seconds without a sign of life after which a replica counts as gone, and after which another may decide. The clock is
 # the database's: those of the replicas may differ.

@@ -15,7 +15,7 @@ from gnomon_server.control.audit import chain
 from gnomon_server.control.audit.records import AuditEntry, AuditRecord
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.routes import Route
-from gnomon_server.control.store.tables import Execute, store_entry
+from gnomon_server.control.store.rows import Execute, store_entry
 
 Step = str | Callable[[Execute, Signer], None]
 _DECODED: Final = msgspec.json.decode

@@ -17,8 +17,9 @@ from typing import Any, Final
 from gnomon_server.control.audit.chain import Sealed
 from gnomon_server.control.audit.signing import Signer
 from gnomon_server.control.store.folder import hold
+from gnomon_server.control.store.rows import Execute, stored_entries
 from gnomon_server.control.store.schema import MIGRATIONS
-from gnomon_server.control.store.tables import Execute, Tables, stored_entries
+from gnomon_server.control.store.tables import Tables
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 
 FILE: Final = "gnomon.sqlite"

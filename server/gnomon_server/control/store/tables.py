@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -22,25 +21,28 @@ from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Shared
+from gnomon_server.control.store.rows import (
+    Execute,
+    latest_records,
+    newest_record,
+    store_entry,
+    store_tally,
+    stored_comparison,
+    stored_entries,
+    stored_route,
+    stored_routes,
+    utc_now,
+)
+from gnomon_server.control.strays import Handed, Passed, counted
 from gnomon_server.errors import Refused
 from gnomon_server.wire.drift import WindowCounts, WindowKey
 
 log = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind")
-_SEALED: Final = "id, model, body, hash, signed_by, signature"
 # Windows of traffic that are kept.
 KEPT_WINDOWS: Final = 100
 # Who the audit names for what the server does by itself.
 SERVER: Final = "gnomon"
-
-
-class Execute(Protocol):
-    """Runs one statement, with %s in the place of each value, in a transaction; returns the rows."""
-
-    def __call__(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Returns the rows, or none where a statement gives none."""
-        ...
 
 
 class Tables(ABC):
@@ -77,6 +79,15 @@ class Tables(ABC):
     def _counts(self, execute: Execute) -> None:  # noqa: B027 - likewise
         """Says that this server stores what it counted."""
 
+    def _passed(
+        self,
+        execute: Execute,  # noqa: ARG002 - a store of one server has nobody to ask
+        leaving: Sequence[Handed],
+        held: Sequence[str] | None,  # noqa: ARG002
+    ) -> Passed:
+        """Passes labels on, and takes some."""
+        return Passed(unknown=tuple(one.left for one in leaving))
+
     def _leads(self, execute: Execute) -> bool:  # noqa: ARG002 - a store of one server has nobody to ask
         """Whether this server decides what nobody asked for, until the transaction ends."""
         return True
@@ -95,7 +106,7 @@ class Tables(ABC):
         with self._transaction() as execute:
             if entry.actor == SERVER and not self._leads(execute):
                 raise Refused("another server that shares the store decides now")
-            before = _stored(execute, after.model)
+            before = stored_route(execute, after.model)
             if before.generation != after.generation - 1:
                 raise Refused(
                     f"model '{after.model}': the route was changed meanwhile: expected generation "
@@ -112,14 +123,14 @@ class Tables(ABC):
     def note(self, model: str, entry: AuditEntry) -> AuditRecord:
         """Stores an audit record of something that changes no route."""
         with self._transaction() as execute:
-            route = _stored(execute, model)
+            route = stored_route(execute, model)
             entries = self._append(execute, route, route, entry)
         return self._witnessed(entries)
 
     def audit(self, model: str = "", limit: int = 100) -> list[AuditRecord]:
         """Returns the latest records of one model or, without a name, of all; newest first."""
         with self._transaction(writes=False) as execute:
-            return _latest(execute, model, limit)
+            return latest_records(execute, model, limit)
 
     def entries(self, after: int, limit: int) -> list[Sealed]:
         """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
@@ -130,20 +141,20 @@ class Tables(ABC):
         """Returns the signed word on the newest entry that this server wrote; None before there is one."""
         return self._witness.newest
 
-    def save_tallies(self, rows: Iterable[Comparison]) -> None:
-        """Stores totals in place of earlier ones of the same pairs."""
-        now = utc_now()
+    def save_tallies(
+        self, rows: Iterable[Comparison], leaving: Sequence[Handed] = (), held: Sequence[str] | None = None
+    ) -> Passed:
+        """Stores totals in place of earlier ones of the same pairs, and in the same moment passes labels on.
+
+        `leaving` are those that this server is done with and does not count, `held` the names of those that it looks
+        for; None: it takes none that others passed on, and looks for none. What was stored counts what is returned.
+        """
         with self._transaction() as execute:
             self._counts(execute)
-            for row in rows:
-                pair = row.pair
-                # MessagePack keeps every float as it is; JSON has no infinities.
-                execute(
-                    'INSERT INTO tallies (model, "primary", shadow, replica, comparison, updated_at) '
-                    'VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (model, "primary", shadow, replica) '
-                    "DO UPDATE SET comparison = excluded.comparison, updated_at = excluded.updated_at",
-                    (pair.model, pair.primary, pair.shadow, self.replica, msgspec.msgpack.encode(row), now),
-                )
+            passed = self._passed(execute, leaving, held)
+            for row in counted(rows, passed):
+                store_tally(execute, "tallies", self.replica, row)
+        return passed
 
     def tallies(self) -> list[Comparison]:
         """Returns the totals of all pairs that this server stored."""
@@ -234,7 +245,7 @@ class Tables(ABC):
         seen = self._witness.newest
         if seen and execute("SELECT hash FROM audit WHERE id = %s", (seen.entries,)) != [(seen.hash,)]:
             return f"entry {seen.entries}, which this server wrote at {seen.time}, was altered or removed"
-        newest = _newest(execute, route.model)
+        newest = newest_record(execute, route.model)
         if route != (newest.after if newest else Route(route.model)):
             return f"the route of model '{route.model}' was altered beside the audit"
         return ""
@@ -243,59 +254,3 @@ class Tables(ABC):
         record = entries[-1].record
         self._witness.saw(record.id, entries[-1].hash, record.time)
         return record
-
-
-def stored_routes(execute: Execute) -> dict[str, Route]:
-    """Returns the routes of all models by name."""
-    rows = execute("SELECT route FROM routes ORDER BY model")
-    routes = [_parsed(msgspec.json.decode, text, Route) for (text,) in rows]
-    return {route.model: route for route in routes}
-
-
-def stored_entries(execute: Execute, after: int, limit: int) -> list[Sealed]:
-    """Returns the entries of the audit as they are kept, oldest first, that follow one with this number."""
-    rows = execute(f"SELECT {_SEALED} FROM audit WHERE id > %s ORDER BY id LIMIT %s", (after, limit))  # noqa: S608
-    return [Sealed(*row) for row in rows]
-
-
-def store_entry(execute: Execute, entry: Sealed) -> None:
-    """Stores an entry of the audit."""
-    execute(
-        f"INSERT INTO audit ({_SEALED}) VALUES (%s, %s, %s, %s, %s, %s)",  # noqa: S608 - no input
-        (entry.id, entry.model, entry.body, entry.hash, entry.key, entry.signature),
-    )
-
-
-def stored_comparison(blob: bytes) -> Comparison:
-    """Returns a comparison as it was stored; raises Refused if it cannot be read."""
-    return _parsed(msgspec.msgpack.decode, blob, Comparison)
-
-
-def utc_now() -> str:
-    """Returns the present time by RFC 3339."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _latest(execute: Execute, model: str, limit: int) -> list[AuditRecord]:
-    rows = execute(
-        f"SELECT {_SEALED} FROM audit WHERE model = %s OR %s ORDER BY id DESC LIMIT %s",  # noqa: S608 - no input
-        (model, not model, limit),
-    )
-    return [Sealed(*row).record for row in rows]
-
-
-def _newest(execute: Execute, model: str) -> AuditRecord | None:
-    return next(iter(_latest(execute, model, 1)), None)
-
-
-def _stored(execute: Execute, model: str) -> Route:
-    rows = execute("SELECT route FROM routes WHERE model = %s", (model,))
-    return _parsed(msgspec.json.decode, rows[0][0], Route) if rows else Route(model)
-
-
-def _parsed(decode: Callable[..., Any], text: str | bytes, kind: type[Kind]) -> Kind:
-    try:
-        value: Kind = decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise Refused(f"the state holds a row that cannot be read: {error}") from None
-    return value
