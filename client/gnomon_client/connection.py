@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from gnomon_client.calls import Call, Result
-from gnomon_client.errors import ClientError, FailedPrecondition, Unavailable, error_of
+from gnomon_client.errors import ClientError, FailedPrecondition, Unavailable, Unknown, error_of
 from gnomon_client.headers import Headers, Metadata, checked, injector, with_context
 from gnomon_client.result import InferResult
 from gnomon_client.retries import Attempts, Retries
@@ -30,6 +30,8 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+# What grpc.aio says of a write to a stream that the server has ended, in place of how the server ended it.
+_WRITE_FAILED: Final = "Internal error from Core"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,10 @@ class AsyncConnection:
         try:
             async for message in call:
                 yield read_answer(message)
-        except grpc.RpcError as error:
+        except grpc.aio.AioRpcError as error:
+            if error.details() == _WRITE_FAILED:
+                text = "the server ended the stream while a request was on its way, and grpc.aio does not say how"
+                raise Unknown(text) from None
             raise _failure_of(error, self.target) from None
         finally:
             call.cancel()

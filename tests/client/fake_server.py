@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -97,8 +98,10 @@ class EchoService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[pb.ModelStreamInferResponse]:
         """Answers each request like ModelInfer, but for those that have no input of 3 numbers."""
+        # A stream that ends while the first request is being written has no status in grpc.aio.
+        first = next(requests, None)
         self.recorder.begin("ModelStreamInfer", None, context)
-        for request in requests:
+        for request in chain([] if first is None else [first], requests):
             if request.inputs[0].shape[-1] == 3:
                 yield pb.ModelStreamInferResponse(infer_response=self.ModelInfer(request, context))
             else:

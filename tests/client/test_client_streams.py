@@ -113,6 +113,25 @@ async def test_a_stream_that_cannot_be_had_raises_its_status_and_is_not_tried_ag
         assert server.recorder.methods() == ["ModelMetadata", "ModelStreamInfer"]
 
 
+async def test_a_stream_that_ended_under_a_write_does_not_blame_the_server_for_what_grpc_does_not_know(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Internal error from Core")
+            yield
+
+        def cancel(self) -> None:
+            pass
+
+    async with AsyncClient(server.address) as client:
+        monkeypatch.setattr(client._connection._opened(), "stream_stream", lambda *_: lambda *_, **__: Broken())
+        with pytest.raises(Unknown, match="the server ended the stream while a request was on its way"):
+            async for _ in client.stream_infer("line", [ROW]):
+                pass
+
+
 @both
 async def test_the_timeout_is_for_the_whole_stream(kind: str, server: FakeServer) -> None:
     gate = threading.Event()
