@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import numpy as np
 import onnx_models as models
 import pytest
@@ -16,9 +18,18 @@ from servers import ServerProcess, eventually
 from tallying import adds_up, mirrored
 
 from gnomon_client import ClientError, Control, Unavailable
+from gnomon_server.control.trial import Trial
 
 ROW = np.ones((1, 3), np.float32)
-CONFIG = "grace = 1.0\n[policy]\nmin_requests = 100\n[mirror]\ndeadline = 60.0\n"
+CONFIG = """
+grace = 1.0
+[policy]
+min_requests = 100
+[mirror]
+deadline = 60.0
+[models.m.delivery]
+steps = [{weight = 0.5, seconds = 0, requests = 20}, {weight = 0.6, seconds = 600}]
+"""
 
 
 class Pair:
@@ -243,3 +254,24 @@ def test_when_the_one_that_decides_dies_the_other_does(pair: Pair) -> None:
     with pair.servers[leader].control() as control:
         eventually(lambda: 3 in shadows(control))
         assert [entry.action for entry in control.audit("m").entries] == ["discover", "discover"]
+
+
+def test_a_step_ends_by_what_the_canary_answered_at_a_server_that_is_killed(pair: Pair) -> None:
+    near, far = pair.controls
+    near.deliver("m", 2)
+    near.deliver("m", action="pause")
+
+    def answered() -> int:
+        bodies = [cast("bytes", body) for (body,) in pair.database.run("SELECT body FROM gnomon.trials")]
+        trials = [trial for body in bodies for trial in msgspec.msgpack.decode(body, type=list[Trial])]
+        return sum(trial.by_canary.side(0.0).requests for trial in trials)
+
+    eventually(lambda: far.models("m").models[0].route.canary.delivery.paused)
+    with Load(pair.servers[1].grpc, "m", name="b") as load:
+        load.reach(100)
+        eventually(lambda: answered() >= 20)
+    pair.servers[1].kill()
+    near.deliver("m", action="resume")
+    # Nobody has asked this server anything.
+    eventually(lambda: near.models("m").models[0].route.canary.delivery.step == 2)
+    assert load.failures == []

@@ -6,53 +6,17 @@ makes no false alarm likelier.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from gnomon_server.control.trial import Side
 from gnomon_server.settings import CanarySettings
 from gnomon_server.statistics import bounds
 from gnomon_server.statistics.knots import BERN
-from gnomon_server.wire.counts import InferenceCount
-from gnomon_server.wire.histogram import DURATION_BOUNDS
 
-# Statuses that a client has brought about, whichever version answers.
-ITS_OWN: Final = frozenset({"INVALID_ARGUMENT", "CANCELLED"})
 # Claims, two bounds each, that share the probability of a false alarm.
 CLAIMS: Final = 2
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one version answered as one role."""
-
-    requests: int = 0
-    failed: int = 0
-    slow: int = 0
-
-    def since(self, former: Side) -> Side:
-        """Returns what was answered after an earlier count."""
-        return Side(self.requests - former.requests, self.failed - former.failed, self.slow - former.slow)
-
-
-def side(counts: Iterable[InferenceCount], latency: float) -> Side:
-    """Returns the counts of one version and role; slow is what took longer than `latency` seconds, if any are given.
-
-    The limit is taken at the next bound of the histograms.
-    """
-    first = bisect_left(DURATION_BOUNDS, latency) + 1
-    found = Side()
-    for count in counts:
-        if count.error in ITS_OWN:
-            continue
-        requests = sum(count.durations.counts)
-        slow = sum(count.durations.counts[first:]) if latency else 0
-        failed = requests if count.error else 0
-        found = Side(found.requests + requests, found.failed + failed, found.slow + slow)
-    return found
 
 
 def failure(primary: Side, canary: Side, limits: CanarySettings) -> str:

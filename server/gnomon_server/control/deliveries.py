@@ -10,10 +10,10 @@ from gnomon_server.control.alerts.watch import Stuck
 from gnomon_server.control.canaries import Canaries
 from gnomon_server.control.delivery import decide
 from gnomon_server.control.desired import Request
-from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.operations import Operations
 from gnomon_server.control.routes import Delivery, Route
 from gnomon_server.control.store.tables import SERVER
+from gnomon_server.control.trials import Trials
 from gnomon_server.errors import GnomonError
 from gnomon_server.settings import Settings
 from gnomon_server.telemetry.conventions import PAUSED, RUNNING, STUCK
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 class Deliveries:
     """Belongs to control's event loop; `look` is called once a second or so."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, operations: Operations) -> None:
+    def __init__(self, settings: Settings, operations: Operations, trials: Trials) -> None:
         self._settings = settings
         self._operations = operations
-        self.canaries = Canaries(settings, fleet, operations)
+        self.canaries = Canaries(settings, operations, trials)
         self._stuck: dict[str, Stuck] = {}
 
     @property

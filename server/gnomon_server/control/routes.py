@@ -36,6 +36,8 @@ class Route:
     # The version that answers a share of the requests, in (0, 1]; 0: none. It may be a shadow of the rest as well.
     canary: int = 0
     weight: float = 0.0
+    # The generation that gave the canary its share, or made the primary that is watched; 0: neither.
+    since: int = 0
     # None: its share changes by hand.
     delivery: Delivery | None = None
     # Until when the server returns to the previous version if the primary fails, in seconds since the epoch.
@@ -128,7 +130,8 @@ class Route:
     def handed_over(self, watched: float) -> Route:
         """Returns the route with the canary as primary, watched until a time beside the old one, now its shadow."""
         route = self.promoted(self.canary)
-        return replace(route, shadows={**route.shadows, self.primary: 1.0}, watched=watched)
+        shadows = {**route.shadows, self.primary: 1.0}
+        return replace(route, shadows=shadows, watched=watched, since=route.generation)
 
     def assigned(self, primary: int, shadows: Mapping[int, float], canary: int = 0, weight: float = 0.0) -> Route:
         """Returns the route with this primary, these shadows and this canary, if any; itself where it has them.
@@ -146,7 +149,8 @@ class Route:
             route = route.diverted(canary, weight)
         same = replace(route, generation=self.generation) == self
         # However many steps led here, it is one change.
-        return self if same else replace(route, generation=self.generation + 1)
+        since = route.since if route.since <= self.generation else self.generation + 1
+        return self if same else replace(route, generation=self.generation + 1, since=since)
 
     def rolled_back(self) -> Route:
         """Returns the route with the previous primary as primary again, the other one in the shadow, and no canary."""
@@ -174,6 +178,7 @@ class Route:
             idle=self.idle if idle is None else idle,
             canary=self.canary if canary is None else canary,
             weight=self.weight if weight is None else weight,
+            since=self.since if canary is None else (self.generation + 1 if canary else 0),
             # Whoever changes the canary takes it in hand.
             delivery=self.delivery if canary is None else None,
             watched=self.watched if canary is None else 0.0,

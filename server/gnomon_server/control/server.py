@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -31,6 +32,7 @@ from gnomon_server.control.relay import Relay
 from gnomon_server.control.service import ControlService
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.choice import opened
+from gnomon_server.control.trials import Trials
 from gnomon_server.control.web import Web
 from gnomon_server.errors import GnomonError
 from gnomon_server.models.sources import source
@@ -105,12 +107,14 @@ class Server:
         relay = Relay(store, ledger, fleet)
         operations = Operations(settings, store, ledger, fleet, models)
         lookout = Lookout(settings, store, fleet.windows, lambda: operations.routes, lambda: operations.refs)
+        trials = Trials(fleet, operations, store.trials())
+        flush = partial(_flush, store, relay, operations, fleet, lookout, trials)
         control = ControlService(operations, fleet, store, lookout)
-        deliveries = Deliveries(settings, fleet, operations)
+        deliveries = Deliveries(settings, operations, trials)
         outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries, lookout)
         alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
         web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
-        stack.push_async_callback(_attempted, lambda: _flush(store, relay, operations, fleet, lookout, last=True))
+        stack.push_async_callback(_attempted, partial(flush, last=True))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
         stack.push_async_callback(_attempted, operations.remember_digests)
@@ -128,7 +132,7 @@ class Server:
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
         stack.enter_context(_Task(_always(DRIFT_SECONDS, lookout.look)))
-        stack.enter_context(_Task(_always(FLUSH_SECONDS, lambda: _flush(store, relay, operations, fleet, lookout))))
+        stack.enter_context(_Task(_always(FLUSH_SECONDS, flush)))
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
             stack.enter_context(_Task(_always(FOLD_SECONDS, lambda: asyncio.to_thread(store.fold))))
@@ -193,7 +197,13 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _flush(
-    store: Store, relay: Relay, operations: Operations, fleet: Fleet, lookout: Lookout, last: bool = False
+    store: Store,
+    relay: Relay,
+    operations: Operations,
+    fleet: Fleet,
+    lookout: Lookout,
+    trials: Trials,
+    last: bool = False,
 ) -> None:
     await operations.remember_digests()
     operations.judging.judge()
@@ -201,8 +211,12 @@ async def _flush(
     if thinnings := fleet.guarding.news():
         await asyncio.to_thread(store.save_thinnings, thinnings)
         fleet.guarding.told(thinnings)
+    if (found := trials.news()) is not None:
+        await asyncio.to_thread(store.save_trials, found)
+        trials.told(found)
     await lookout.flush()
     await relay.hear()
+    trials.counted_elsewhere(await asyncio.to_thread(store.trials_elsewhere))
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, collect: Callable[[], Snapshot]) -> Callable[[], Snapshot]:

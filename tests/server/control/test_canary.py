@@ -7,32 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon_server.control.canary import Side, failure, side
+from gnomon_server.control.canary import failure
+from gnomon_server.control.trial import Side
 from gnomon_server.settings import CanarySettings
-from gnomon_server.wire.counts import InferenceCount
-from gnomon_server.wire.histogram import BATCH_BOUNDS, DURATION_BOUNDS, Histogram, empty
 
 LIMITS = CanarySettings(errors=0.01, latency=0.1, latency_excess=0.02)
 HEALTHY = Side(1000, 0, 0)
-
-
-def counted(seconds: float, times: int, error: str = "") -> InferenceCount:
-    durations = Histogram(DURATION_BOUNDS)
-    durations.add(seconds, times)
-    return InferenceCount("m", 2, "canary", error, durations.snapshot(), empty(DURATION_BOUNDS), empty(BATCH_BOUNDS))
-
-
-def test_what_a_client_brought_about_is_no_failure_and_slow_is_what_is_above_the_limit() -> None:
-    counts = [
-        counted(0.09, 5),
-        counted(0.2, 3),
-        counted(0.001, 2, "INTERNAL"),
-        counted(0.3, 1, "DEADLINE_EXCEEDED"),
-        counted(1.0, 7, "INVALID_ARGUMENT"),
-    ]
-    assert side(counts, 0.1) == Side(11, 3, 4)
-    assert side(counts, 0.0) == Side(11, 3, 0)
-    assert side(counts, 0.1).since(Side(8, 2, 1)) == Side(3, 1, 3)
 
 
 def test_a_canary_that_fails_on_its_first_requests_is_taken_back_with_the_counts() -> None:

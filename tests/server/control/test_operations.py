@@ -17,6 +17,7 @@ from gnomon_server.control.deliveries import Deliveries
 from gnomon_server.control.desired import Request
 from gnomon_server.control.operations import Assignment
 from gnomon_server.control.routes import Route
+from gnomon_server.control.trials import Trials
 from gnomon_server.errors import InvalidRequest, NotFound, NotReady, Refused
 from gnomon_server.settings import Settings
 from gnomon_server.wire.counts import FeedCount, SourceCount
@@ -244,7 +245,7 @@ async def test_a_canary_that_cannot_load_or_is_not_there_is_refused_and_changes_
 
 async def test_a_canary_whose_verdict_as_a_shadow_is_reject_is_taken_back_and_not_let_in_again(rig: Rig) -> None:
     await selected(rig)
-    canaries = Canaries(Settings(), rig.fleet, rig.operations)
+    canaries = Canaries(Settings(), rig.operations, Trials(rig.fleet, rig.operations))
     await rig.operations.divert(ME, 2, 0.25)
     await canaries.look()
     assert rig.operations.routes["m"].canary == 2
@@ -273,7 +274,7 @@ async def test_a_delivery_goes_through_its_steps_and_the_verdict_makes_the_prima
     fleets.use_child_program(monkeypatch)
     models = {"m": {"delivery": STEPS}}
     async with fleets.running(tmp_path, here={("m", 1), ("m", 2)}, models=models) as rig:
-        deliveries = Deliveries(Settings(models=models), rig.fleet, rig.operations)
+        deliveries = Deliveries(Settings(models=models), rig.operations, Trials(rig.fleet, rig.operations))
         begun = (await rig.operations.deliver(ME, 2)).after
         assert (begun.canary, begun.weight, begun.delivery and begun.delivery.step) == (2, 0.1, 0)
         with pytest.raises(Refused, match="model 'm' delivers version '2' already"):
@@ -391,7 +392,7 @@ async def test_the_digest_of_a_version_is_remembered_when_it_is_first_ready(rig:
 async def test_a_snapshot_has_every_outcome_state_and_verdict(rig: Rig) -> None:
     await selected(rig)
     agree(rig, 500)
-    deliveries = Deliveries(Settings(), rig.fleet, rig.operations)
+    deliveries = Deliveries(Settings(), rig.operations, Trials(rig.fleet, rig.operations))
     found = snapshots.snapshot(123, rig.fleet, rig.ledger, rig.operations, deliveries)
     assert found.since_ns == 123 <= found.time_ns
     assert found.states == {("m", 1): "ready", ("m", 2): "ready"}

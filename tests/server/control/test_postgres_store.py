@@ -20,6 +20,7 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import AuditEntry
 from gnomon_server.control.store.postgres import PostgresStore
 from gnomon_server.control.store.tables import KEPT_WINDOWS, SERVER
+from gnomon_server.control.trial import Answered, Trial
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 
 FOUND = AuditEntry("ann", "discover", 1)
@@ -67,6 +68,17 @@ def test_everything_is_there_after_a_restart(one: PostgresStore, database: Datab
     assert second.remember_digest("churn", 1, "sha256:b") == "sha256:a"
     assert second.digests() == {("churn", 1): "sha256:a"}
     second.close()
+
+
+def test_each_stores_what_its_canaries_answered_and_reads_what_others_did(
+    one: PostgresStore, other: PostgresStore
+) -> None:
+    mine, yours = Trial("churn", 4, 1, 2, Answered(3)), Trial("churn", 4, 1, 2, Answered(5))
+    one.save_trials([mine])
+    other.save_trials([yours, yours])
+    assert (one.trials(), one.trials_elsewhere()) == ([mine], [yours, yours])
+    other.save_trials([])
+    assert (other.trials(), other.trials_elsewhere()) == ([], [mine])
 
 
 def test_what_one_changes_the_other_learns_once(one: PostgresStore, other: PostgresStore) -> None:

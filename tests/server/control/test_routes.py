@@ -260,6 +260,11 @@ class RouteMachine(RuleBasedStateMachine):
     def undiverted(self) -> None:
         self.attempt(Route.undiverted, bool(self.route.canary))
 
+    @invariant()
+    def what_is_on_trial_has_a_beginning_of_its_own(self) -> None:
+        assert bool(self.route.since) is bool(self.route.canary or self.route.watched)
+        assert self.route.since <= self.route.generation
+
     @precondition(lambda self: self.route.primary)
     @rule(version=VERSIONS)
     def promoted(self, version: int) -> None:

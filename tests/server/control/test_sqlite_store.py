@@ -24,7 +24,9 @@ from gnomon_server.control.store import AuditEntry, Store
 from gnomon_server.control.store.schema import MIGRATIONS
 from gnomon_server.control.store.sqlite import FILE, SqliteStore
 from gnomon_server.control.store.tables import KEPT_WINDOWS
+from gnomon_server.control.trial import Answered, Trial
 from gnomon_server.errors import NotReady, Refused
+from gnomon_server.wire.counts import HistogramCounts
 from gnomon_server.wire.histogram import DIVERGENCE_BOUNDS, empty
 from gnomon_server.wire.tallies import OutputTally
 
@@ -82,6 +84,20 @@ def test_when_mirroring_was_thinned_is_there_after_a_restart(tmp_path: Path) -> 
     store.close()
     again = SqliteStore(tmp_path)
     assert again.thinnings() == [Thinning("churn", began, ended, 0.25, "queue")] * 2
+    again.close()
+
+
+def test_what_a_canary_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    durations = HistogramCounts((1, 2**40, *[0] * 19), 0.1 + 0.2)
+    found = [Trial("churn", 4, 1, 2, Answered(3, durations), past=Answered(1, durations))]
+    store = SqliteStore(tmp_path)
+    assert store.trials() == []
+    for trials in ([], found):
+        store.save_trials(trials)
+    assert store.trials_elsewhere() == []
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.trials() == found
     again.close()
 
 

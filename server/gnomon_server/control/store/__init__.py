@@ -17,6 +17,7 @@ from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.routes import Route
 from gnomon_server.control.strays import Handed, Passed
+from gnomon_server.control.trial import Trial
 from gnomon_server.wire.drift import WindowCounts
 
 __all__ = ["AuditEntry", "AuditRecord", "Shared", "Store"]
@@ -122,6 +123,18 @@ class Store(Protocol):
 
     def windows(self, model: str, version: int) -> list[WindowCounts]:
         """Returns what all servers have counted of the traffic of a version, of one window in several parts."""
+        ...
+
+    def save_trials(self, found: Sequence[Trial]) -> None:
+        """Stores what primaries and canaries answered, in place of what this server stored before."""
+        ...
+
+    def trials(self) -> list[Trial]:
+        """Returns what primaries and canaries answered, as this server stored it."""
+        ...
+
+    def trials_elsewhere(self) -> list[Trial]:
+        """Returns what other servers stored of that."""
         ...
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:

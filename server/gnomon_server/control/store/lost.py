@@ -34,7 +34,8 @@ def fold(execute: Execute) -> None:
     for name in _silent(execute, "folded", FORGOTTEN_SECONDS):
         for part in _taken(execute, "folded", name):
             _add(execute, "folded", part)
-        execute("DELETE FROM thinnings WHERE replica = %s", (name,))
+        for table in ("thinnings", "trials"):
+            execute(f"DELETE FROM {table} WHERE replica = %s", (name,))  # noqa: S608
         execute("UPDATE strays SET labels = '' WHERE holder = %s", (name,))
         execute("UPDATE replicas SET forgotten = true WHERE id = %s", (name,))
 

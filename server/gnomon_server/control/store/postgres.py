@@ -32,6 +32,7 @@ from gnomon_server.control.store.postgres_schema import MIGRATIONS
 from gnomon_server.control.store.rows import Execute, stored_comparison, stored_routes
 from gnomon_server.control.store.tables import Tables
 from gnomon_server.control.strays import Handed, Passed
+from gnomon_server.control.trial import Trial
 from gnomon_server.errors import InvalidRequest, NotReady, Refused
 from gnomon_server.redaction import redacted, secrets, without_secrets
 
@@ -75,9 +76,8 @@ class PostgresStore(Tables):
             self._memory = Memory(folder)
             self._migrated = False
             # Without the database, what was counted before cannot be gone on with: another replica begins.
-            reached = self._reached()
-            self.replica = replica(folder, anew=not reached)
-            if reached and self._forgotten():
+            self.replica = replica(folder, anew=not self._reached())
+            if self._migrated and self._forgotten():
                 self.replica = replica(folder, anew=True)
         except BaseException:
             self.close()
@@ -125,6 +125,10 @@ class PostgresStore(Tables):
     def thinnings(self) -> list[Thinning]:
         """Returns when mirroring was thinned, as this server stored it; likewise."""
         return super().thinnings() if self._migrated else []
+
+    def trials(self) -> list[Trial]:
+        """Returns what primaries and canaries answered, as this server stored it; likewise."""
+        return super().trials() if self._migrated else []
 
     def change(self, after: Route, entry: AuditEntry) -> AuditRecord:
         """Stores a route together with its audit record; raises as any store does."""
@@ -232,9 +236,8 @@ class PostgresStore(Tables):
                 self._drop()
                 raise self._away(error) from error
             except psycopg.Error as error:
-                raise NotReady(
-                    f"{self._name}: the state cannot be read or written: {_line(error, self._url)}"
-                ) from error
+                why = _line(error, self._url)
+                raise NotReady(f"{self._name}: the state cannot be read or written: {why}") from error
             finally:
                 guard.cancel()
 

@@ -90,4 +90,7 @@ MIGRATIONS: Final = (
         since DOUBLE PRECISION NOT NULL
     );
     """,
+    """
+    CREATE TABLE trials (replica TEXT PRIMARY KEY, body BYTEA NOT NULL);
+    """,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from gnomon_server.control.audit.chain import Sealed
 from gnomon_server.control.audit.records import AuditRecord
 from gnomon_server.control.comparison import Comparison
 from gnomon_server.control.routes import Route
+from gnomon_server.control.trial import Trial
 from gnomon_server.errors import Refused
 
 Kind = TypeVar("Kind")
@@ -62,6 +63,11 @@ def store_tally(execute: Execute, table: str, replica: str, row: Comparison) -> 
 def stored_comparison(blob: bytes) -> Comparison:
     """Returns a comparison as it was stored; raises Refused if it cannot be read."""
     return _parsed(msgspec.msgpack.decode, blob, Comparison)
+
+
+def stored_trials(rows: Iterable[tuple[bytes]]) -> list[Trial]:
+    """Returns the trials of servers as they were stored; raises Refused if one cannot be read."""
+    return [trial for (body,) in rows for trial in _parsed(msgspec.msgpack.decode, body, list[Trial])]
 
 
 def utc_now() -> str:

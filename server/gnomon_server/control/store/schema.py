@@ -155,4 +155,8 @@ MIGRATIONS: Final[tuple[Step, ...]] = (
         PRIMARY KEY (model, version, digest, seconds, number, shadow, life)
     );
     """,
+    """
+    -- One row a server: what primaries and canaries answered since they have had their shares.
+    CREATE TABLE trials (replica TEXT PRIMARY KEY, body BLOB NOT NULL);
+    """,
 )

@@ -31,9 +31,11 @@ from gnomon_server.control.store.rows import (
     stored_entries,
     stored_route,
     stored_routes,
+    stored_trials,
     utc_now,
 )
 from gnomon_server.control.strays import Handed, Passed, counted
+from gnomon_server.control.trial import Trial
 from gnomon_server.errors import Refused
 from gnomon_server.wire.drift import WindowCounts, WindowKey
 
@@ -205,6 +207,25 @@ class Tables(ABC):
                 (model, version),
             )
         return [WindowCounts(WindowKey(*key), bytes(counts)) for *key, counts in rows]
+
+    def save_trials(self, found: Sequence[Trial]) -> None:
+        """Stores what primaries and canaries answered, in place of what this server stored before."""
+        with self._transaction() as execute:
+            execute(
+                "INSERT INTO trials (replica, body) VALUES (%s, %s) "
+                "ON CONFLICT (replica) DO UPDATE SET body = excluded.body",
+                (self.replica, msgspec.msgpack.encode(found)),
+            )
+
+    def trials(self) -> list[Trial]:
+        """Returns what primaries and canaries answered, as this server stored it."""
+        with self._transaction(writes=False) as execute:
+            return stored_trials(execute("SELECT body FROM trials WHERE replica = %s", (self.replica,)))
+
+    def trials_elsewhere(self) -> list[Trial]:
+        """Returns what other servers stored of that."""
+        with self._transaction(writes=False) as execute:
+            return stored_trials(execute("SELECT body FROM trials WHERE replica <> %s", (self.replica,)))
 
     def remember_digest(self, model: str, version: int, digest: str) -> str:
         """Stores the digest of a version that is seen for the first time; returns the digest that was seen first."""
