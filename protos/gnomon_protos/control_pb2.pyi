@@ -1798,6 +1798,7 @@ class Labels(_message.Message):
     LABELLED_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
     GREATEST_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     """What they are about, and how a decision is judged: "label", "absolute" or "squared"."""
     loss: _builtins.str
@@ -1829,6 +1830,8 @@ class Labels(_message.Message):
     labelled: _builtins.int
     greatest: _builtins.float
     """The greatest loss of a number, in the unit of the output or its square."""
+    forgotten: _builtins.int
+    """Requests that the workers forgot, for want of room or for their age, before a label came."""
     @_builtins.property
     def difference(self) -> Global___Interval:
         """Of the greatest loss, the share by which the shadow loses more, over the requests that are due."""
@@ -1858,10 +1861,11 @@ class Labels(_message.Message):
         labelled: _builtins.int = ...,
         difference: Global___Interval | None = ...,
         greatest: _builtins.float = ...,
+        forgotten: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["both_right", b"both_right", "both_wrong", b"both_wrong", "conflicting", b"conflicting", "difference", b"difference", "due", b"due", "duplicate", b"duplicate", "greatest", b"greatest", "horizon", b"horizon", "joined", b"joined", "labelled", b"labelled", "late", b"late", "loss", b"loss", "mean_delay", b"mean_delay", "output", b"output", "primary_loss", b"primary_loss", "primary_right", b"primary_right", "refused", b"refused", "rows", b"rows", "shadow_loss", b"shadow_loss", "shadow_right", b"shadow_right", "unknown", b"unknown", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["both_right", b"both_right", "both_wrong", b"both_wrong", "conflicting", b"conflicting", "difference", b"difference", "due", b"due", "duplicate", b"duplicate", "forgotten", b"forgotten", "greatest", b"greatest", "horizon", b"horizon", "joined", b"joined", "labelled", b"labelled", "late", b"late", "loss", b"loss", "mean_delay", b"mean_delay", "output", b"output", "primary_loss", b"primary_loss", "primary_right", b"primary_right", "refused", b"refused", "rows", b"rows", "shadow_loss", b"shadow_loss", "shadow_right", b"shadow_right", "unknown", b"unknown", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,11 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             settings.mirror_of(name, int(version))
         policy = settings.policy_of(name)
         _check_segments(policy, ("models", name, "policy"))
+        kept = settings.model(name).feedback.keep_seconds
+        if 0 < kept < policy.labels:
+            path = ("models", name, "feedback", "keep_seconds")
+            expected = f"expected 0, or policy.labels, {policy.labels:g}, or more, received {kept:g}"
+            raise Wrong(path, f"{'.'.join(path)}: {expected}")
         needed = policy.approvals
         if needed > named:
             path = ("models", name, "policy", "approvals")

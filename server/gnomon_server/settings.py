@@ -170,6 +170,9 @@ class FeedbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Requests with an id of which each shadow worker remembers what both versions decided; 0: labels are refused.
     keep: Whole = 50_000
+    # What they may take in all, and for how many seconds they are remembered; 0: for as long as there is room.
+    keep_bytes: Bytes = 64 << 20
+    keep_seconds: NotNegative = 0.0
     # The output that labels are about; empty: the only one of labels, else of probabilities, else of numbers.
     output: str = ""
     # What a number loses: its distance from the truth, or the square of it.

@@ -97,6 +97,11 @@ def test_a_policy_is_named_by_what_it_says() -> None:
             2,
             "models.a.policy.segments.far.where",
         ),
+        (
+            "[policy]\nlabels = 60\n[models.a.feedback]\nkeep_seconds = 30",
+            4,
+            "models.a.feedback.keep_seconds",
+        ),
         ('repository = """\nx = y = z\n"""\n[mirror]\ndeadline = -1', 5, "mirror.deadline"),
     ],
 )

@@ -101,7 +101,7 @@ def feedback(settings: Settings, shadow: Shadow, policy: Policy) -> Feedback:
         raise InvalidRequest(f"{setting}: expected the seconds in which labels come, received 0: set it with --config")
     of = settings.model(shadow.model).feedback
     known = truth(shadow.model, shadow.signature, choose(shadow.signature, shadow.comparisons), of)
-    everything = msgspec.structs.replace(of, keep=sys.maxsize)
+    everything = msgspec.structs.replace(of, keep=sys.maxsize, keep_bytes=sys.maxsize, keep_seconds=0.0)
     return Feedback(known, everything, Judging(policy.labels, observing(policy)), wait=0.0, live=False)
 
 

@@ -190,7 +190,8 @@ def labelled(known: control_pb2.Labels) -> str:
     shown = [f"{known.joined:,} joined", *(f"{count:,} {name}" for name, count in parts.items() if count)]
     conflicting = f"; {known.conflicting:,} of the duplicates say something else" if known.conflicting else ""
     delay = f", {seconds(known.mean_delay)} after the answer on average" if known.mean_delay else ""
-    return f"{', '.join(shown)}{conflicting}{delay}"
+    forgotten = f"; {known.forgotten:,} requests were forgotten before a label came" if known.forgotten else ""
+    return f"{', '.join(shown)}{conflicting}{delay}{forgotten}"
 
 
 def losses(known: control_pb2.Labels) -> str:

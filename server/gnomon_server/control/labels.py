@@ -27,7 +27,8 @@ SETTLING: Final = 5.0
 MOST: Final = 64
 _NO_COHORT: Final = CohortCounts(0, 0, 0, (0.0,) * len(SYM64), (0.0,) * len(SYM64))
 _OUTCOMES: Final = (
-    *("requests", "joined", "late", "duplicate", "conflicting", "refused", "unknown", "waiting", "forwarded", "delay"),
+    *("requests", "joined", "late", "duplicate", "conflicting", "refused", "unknown", "waiting", "delay"),
+    *("forwarded", "forgotten"),
 )
 _LOSSES: Final = ("rows", "both_right", "primary_right", "shadow_right", "both_wrong", "primary_loss", "shadow_loss")
 
@@ -96,6 +97,7 @@ def report(tally: LabelTally, evidence: Evidence, policy: Policy, now: datetime)
         refused=tally.refused,
         unknown=tally.unknown,
         waiting=tally.waiting,
+        forgotten=tally.forgotten,
         rows=tally.rows,
         both_right=tally.both_right,
         primary_right=tally.primary_right,

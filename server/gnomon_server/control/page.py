@@ -162,7 +162,9 @@ def _labels(report: control_pb2.Report) -> str:
         return ""
     known = report.labels
     other = f"{known.late:,} late, {known.duplicate:,} duplicate, {known.refused:,} refused, {known.unknown:,} unknown"
-    head = f"<p>Labels of {escape(known.output)}: {known.joined:,} joined, {other}, {known.waiting:,} waiting</p>"
+    forgotten = f"; {known.forgotten:,} requests forgotten before a label came" if known.forgotten else ""
+    other = f"{other}, {known.waiting:,} waiting{forgotten}"
+    head = f"<p>Labels of {escape(known.output)}: {known.joined:,} joined, {other}</p>"
     if known.horizon and known.due:
         found = known.difference
         head += (

@@ -24,6 +24,7 @@ from gnomon_server.shadow.early import Early, Waiting
 from gnomon_server.shadow.joined import (
     DUPLICATE,
     JOINED,
+    LABELS_BYTES,
     LATE,
     REFUSED,
     UNKNOWN,
@@ -32,8 +33,10 @@ from gnomon_server.shadow.joined import (
     Pair,
     Request,
     decisions,
+    text_bytes,
 )
 from gnomon_server.shadow.outcome import Ended, Uncompared
+from gnomon_server.shadow.remembered import Remembered
 from gnomon_server.shadow.truth import Truth
 from gnomon_server.wire.labels import Label, Labelled, PairLabels
 from gnomon_server.wire.plans import Observing
@@ -57,7 +60,7 @@ class Judging:
 
 
 class Feedback:
-    """Remembers the newest requests that have an id; bounded, and owned by the event loop of the worker.
+    """Joins labels to the requests that are remembered; owned by the event loop of the worker.
 
     An id names the first request that has it, as long as that is remembered; the first label of a request counts. A
     label waits `wait` seconds for its request, and is then unknown or, where it `passes` labels on, for another server.
@@ -87,8 +90,7 @@ class Feedback:
         self._live = live
         self._basis = _basis(truth, settings, judging)
         self._seen = Seen() if judging.observing.dedupe and judging.horizon else None
-        # Oldest first.
-        self._requests: dict[str, Request] = {}
+        self._requests = Remembered(settings)
         self._early = Early(round(wait * 1e9))
         self._passes = passes
         self._strays: list[Label] = []
@@ -107,12 +109,14 @@ class Feedback:
 
     def adopt(self, labels: Sequence[Label]) -> tuple[Label, ...]:
         """Joins labels that another server passed on; returns those of unknown requests, which are not counted."""
-        known = [label for label in labels if label.id in self._requests]
-        self.take(0, known)
-        return tuple(label for label in labels if label.id not in self._requests)
+        self._requests.fit(self._clock())
+        unknown = tuple(label for label in labels if label.id not in self._requests)
+        self.take(0, [label for label in labels if label.id in self._requests])
+        return unknown
 
     def take(self, number: int, labels: Sequence[Label]) -> Labelled:
         """Joins labels, or has them wait; returns what became of them."""
+        self._requests.fit(self._clock())
         found: Counter[str] = Counter()
         reasons: list[str] = []
         for label in labels:
@@ -134,6 +138,7 @@ class Feedback:
     def snapshot(self, model: str, shadow: int) -> tuple[PairLabels, ...]:
         """Returns the counts so far, by primary version."""
         self._unknown(self._early.expired(self._clock()))
+        self._requests.fit(self._clock())
         if self._truth is None:
             return ()
         if self._early or self._strays:
@@ -201,15 +206,14 @@ class Feedback:
         if not self._keep or len(name) > MOST_ID or identity in self._requests:
             request.forget()
             return
-        self._requests[identity] = request
+        self._requests.add(identity, request)
         early = self._early.pop(identity)
         if early is not None:
             try:
                 self._join(request, early.label, early.labels, truth)
             except InvalidRequest:
                 request.pair.counts[REFUSED] += 1
-        if len(self._requests) > self._keep:
-            self._requests.pop(next(iter(self._requests))).forget()
+        self._requests.fit(self._clock())
 
     def _take(self, label: Label) -> str:
         if self._truth is None or not self._keep:
@@ -238,6 +242,7 @@ class Feedback:
             return LATE
         delay = max(0, (label.time_ns or came) - request.end_ns) / 1e9
         pair.join(request, labels, truth, delay, self._counted)
+        self._requests.grow(request, LABELS_BYTES + text_bytes(labels))
         return JOINED
 
     def _wait(self, label: Label, labels: Array) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from sys import getsizeof
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,6 +22,19 @@ LATE: Final = "late"
 DUPLICATE: Final = "duplicate"
 REFUSED: Final = "refused"
 UNKNOWN: Final = "unknown"
+
+
+# Bytes of a request in a batch of its own, of each of its rows, and of its labels, as they were measured.
+REQUEST_BYTES: Final = 680
+ROW_BYTES: Final = 25
+LABELS_BYTES: Final = 120
+
+
+def text_bytes(values: Array) -> int:
+    """Returns the bytes of texts, each once; other values have none beside those of the array."""
+    if values.dtype != object:
+        return 0
+    return sum(map(getsizeof, {id(text): text for text in values.tolist()}.values()))
 
 
 class Decisions(NamedTuple):
@@ -56,7 +70,7 @@ class Batch(NamedTuple):
 class Request:
     """A request that both versions answered: some rows of a batch."""
 
-    __slots__ = ("_batch", "_rows", "block", "end_ns", "labels", "pair", "spread")
+    __slots__ = ("_batch", "_rows", "block", "end_ns", "labels", "pair", "size", "spread")
 
     def __init__(
         self, pair: Pair, end_ns: int, batch: Batch, rows: tuple[int, int], block: Block | None, spread: float
@@ -72,6 +86,8 @@ class Request:
         self.spread = spread
         # One a row, once they are known.
         self.labels: Array | None = None
+        # About how many bytes it takes.
+        self.size = REQUEST_BYTES + self.rows * ROW_BYTES + sum(map(text_bytes, self.decisions))
         if block is not None:
             block.open += 1
 
@@ -105,8 +121,8 @@ class Pair:
         self.requests = 0
         self.counts: Counter[str] = Counter()
         self.conflicting = 0
-        # Labels that were passed on.
-        self.forwarded = 0
+        # Labels that were passed on, and requests that were forgotten before one came.
+        self.forwarded = self.forgotten = 0
         self._rows = 0
         # By (primary, shadow): who is right.
         self._right: Counter[tuple[bool, bool]] = Counter()
@@ -149,6 +165,7 @@ class Pair:
             unknown=self.counts[UNKNOWN],
             waiting=waiting,
             forwarded=self.forwarded,
+            forgotten=self.forgotten,
             rows=self._rows,
             both_right=self._right[True, True],
             primary_right=self._right[True, False],

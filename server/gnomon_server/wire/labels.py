@@ -92,6 +92,8 @@ class LabelTally(msgspec.Struct, frozen=True):
     waiting: int = 0
     # Passed on to other servers, which count them.
     forwarded: int = 0
+    # Requests that were forgotten before a label came.
+    forgotten: int = 0
     # Rows with a label; of these, by who is right, where the loss is that of labels.
     rows: int = 0
     both_right: int = 0

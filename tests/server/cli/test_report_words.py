@@ -74,3 +74,10 @@ def test_a_share_of_requests_is_in_percent_and_never_rounded_to_nothing(value: f
     found = report()
     found.sample = value
     assert f"({text} of requests)" in shown(found)
+
+
+def test_requests_that_were_forgotten_before_a_label_came_are_said() -> None:
+    known = pb.Labels(joined=3, unknown=2)
+    assert tables.labelled(known) == "3 joined, 2 of unknown requests"
+    known.forgotten = 1200
+    assert tables.labelled(known).endswith("2 of unknown requests; 1,200 requests were forgotten before a label came")

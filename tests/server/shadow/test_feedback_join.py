@@ -83,7 +83,8 @@ class World:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(np.int64 if self.signature is LABELS else np.float32)
+        kinds: dict[str, type[object]] = {"INT64": np.int64, "FP32": np.float32, "BYTES": np.object_}
+        return np.dtype(kinds[self.signature.outputs[0].datatype])
 
     def say(self, name: str, *labels: object, time_ns: int = 0) -> Labelled:
         return self.feedback.take(1, [Label(name, tuple(map(str, labels)), time_ns)])
@@ -174,6 +175,52 @@ def test_only_the_newest_requests_are_remembered() -> None:
     for name in ("a", "b", "c"):
         world.ask(name, [1], [1])
     assert [world.say(name, 1).joined for name in ("a", "b", "c")] == [0, 1, 1]
+    # One that has a label has told all that it could.
+    world.ask("d", [1], [1])
+    assert world.tally.forgotten == 1
+
+
+def test_requests_are_forgotten_that_take_too_much_room() -> None:
+    world = World(keep_bytes=3 * 900)
+    for name in ("a", "b", "c"):
+        world.ask(name, [1], [1])
+    assert world.tally.forgotten == 0
+    # One of many rows takes the room of several, and one that takes more than there is has none.
+    world.ask("d", [1] * 40, [1] * 40)
+    assert world.tally.forgotten == 2
+    assert [world.say(name, 1).joined for name in ("b", "c")] == [0, 1]
+    world.ask("e", [1] * 200, [1] * 200)
+    assert world.tally.forgotten == 4
+
+
+def test_texts_take_room_as_long_as_they_are() -> None:
+    # A text is measured once it is known.
+    text = Signature(LABELS.inputs, (TensorSpec("label", "BYTES", (-1,)),))
+    world = World(signature=text, keep_bytes=20_000)
+    for name in ("a", "b"):
+        world.ask(name, [b"x" * 3000], [b"x" * 3000])  # type: ignore[list-item]
+    assert world.say("b", "y" * 10_000).joined == 1
+    assert (world.say("a", "x").waiting, world.tally.forgotten) == (1, 1)
+
+
+def test_requests_are_forgotten_after_a_time() -> None:
+    world = World(keep_seconds=60)
+    world.ask("a", [1], [1])
+    world.now += 30 * SECOND
+    world.ask("b", [1], [1])
+    world.now += 30 * SECOND
+    assert [world.say(name, 1).joined for name in ("a", "b")] == [0, 1]
+    world.ask("c", [1], [1])
+    world.now += 60 * SECOND
+    assert world.tally.forgotten == 2
+
+
+def test_a_request_that_was_forgotten_counts_as_without_a_label() -> None:
+    world = World(horizon=60, keep_seconds=60)
+    world.ask("a", [0], [1])
+    world.now += 90 * SECOND
+    assert world.observed() == [{1.0: 1}, {-1.0: 1}]
+    assert (world.tally.forgotten, world.say("a", 1).waiting) == (1, 1)
 
 
 def test_a_label_after_the_horizon_is_late() -> None:
