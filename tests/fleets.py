@@ -12,8 +12,7 @@ from typing import Any
 import child_program
 import pytest
 
-from gnomon_server.control import fleet as fleets
-from gnomon_server.control import worker
+from gnomon_server.control import frontends, worker
 from gnomon_server.control.fleet import Fleet
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.operations import Operations
@@ -101,7 +100,7 @@ def use_child_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has control start the program without models as frontend and as shadow worker."""
     monkeypatch.setenv("PYTHONPATH", str(Path(child_program.__file__).parent))
     monkeypatch.delenv("GNOMON_TEST_CHILD", raising=False)
-    monkeypatch.setattr(fleets, "FRONTEND", child_program.NAME)
+    monkeypatch.setattr(frontends, "MODULE", child_program.NAME)
     monkeypatch.setattr(worker, "MODULE", child_program.NAME)
 
 

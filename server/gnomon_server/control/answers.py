@@ -53,7 +53,7 @@ class Answers:
 
     async def _give(self, wanted: Wanted) -> Given:
         if isinstance(wanted, CountsWanted):
-            return Counts((await self._fleet.counts_of_now()).inferences)
+            return Counts((await self._fleet.frontends.counts_of_now()).inferences)
         if isinstance(wanted, IndexWanted):
             return self._index()
         if isinstance(wanted, RegionsWanted):

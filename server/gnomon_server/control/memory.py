@@ -40,7 +40,7 @@ class Memory:
         # Whatever is wrong with it is found here, before anyone relies on it.
         Region(region)
         self._regions[region.name] = region
-        await self._fleet.share(tuple(self._regions.values()))
+        await self._fleet.frontends.share(tuple(self._regions.values()))
 
     async def unregister(self, name: str) -> None:
         """Has every frontend forget a region or, without a name, all of them; one that is not there is no error."""
@@ -48,4 +48,4 @@ class Memory:
             self._regions.pop(name, None)
         else:
             self._regions.clear()
-        await self._fleet.share(tuple(self._regions.values()))
+        await self._fleet.frontends.share(tuple(self._regions.values()))

@@ -162,7 +162,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Changes the number of frontends."""
         if not 1 <= request.workers <= MOST_WORKERS:
             raise InvalidRequest(f"workers: expected 1 to {MOST_WORKERS}, received {request.workers}")
-        return control_pb2.ScaleResponse(workers=await self._fleet.scale(request.workers, START_SECONDS))
+        return control_pb2.ScaleResponse(workers=await self._fleet.frontends.scale(request.workers, START_SECONDS))
 
     @_mapped
     async def ListAudit(  # noqa: N802

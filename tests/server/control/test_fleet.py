@@ -7,7 +7,7 @@ import fleets
 import psutil
 import pytest
 
-from gnomon_server.control import fleet
+from gnomon_server.control import frontends
 from gnomon_server.control.comparison import Pair
 from gnomon_server.control.routes import Route
 from gnomon_server.errors import NotReady
@@ -48,12 +48,12 @@ async def test_a_frontend_that_dies_returns_with_the_newest_plan_and_its_counts_
 
 async def test_frontends_come_and_go_and_the_counts_of_those_that_left_stay(tmp_path: Path) -> None:
     async with fleets.running(tmp_path) as rig:
-        assert await rig.fleet.scale(3, 60) == 3
+        assert await rig.fleet.frontends.scale(3, 60) == 3
         assert rig.fleet.ready
         assert sorted(rig.fleet.pids) == ["frontend-0", "frontend-1", "frontend-2"]
         await rig.until(lambda: calls(rig) == 3)
         leaving = [psutil.Process(rig.fleet.pids[name]) for name in ("frontend-1", "frontend-2")]
-        assert await rig.fleet.scale(1, 60) == 1
+        assert await rig.fleet.frontends.scale(1, 60) == 1
         assert [process.is_running() for process in leaving] == [False, False]
         assert sorted(rig.fleet.pids) == ["frontend-0"]
         assert calls(rig) == 3
@@ -65,8 +65,8 @@ async def test_a_fleet_stays_ready_while_a_frontend_is_on_its_way(
 ) -> None:
     async with fleets.running(tmp_path) as rig:
         # What starts from now on never says that it answers.
-        monkeypatch.setattr(fleet, "FRONTEND", "this.module.is.not.there")
-        scaling = asyncio.create_task(rig.fleet.scale(2, 2))
+        monkeypatch.setattr(frontends, "MODULE", "this.module.is.not.there")
+        scaling = asyncio.create_task(rig.fleet.frontends.scale(2, 2))
         await asyncio.sleep(0)
         assert rig.fleet.ready
         with pytest.raises(NotReady, match="not every new frontend answered"):
@@ -148,25 +148,25 @@ async def test_the_counts_of_now_are_those_after_every_frontend_has_reported_ane
     async with fleets.running(tmp_path, workers=2) as rig:
         await rig.until(lambda: calls(rig) == 2)
         # The program forgets its calls when it is asked.
-        assert (await rig.fleet.counts_of_now()).calls == ()
+        assert (await rig.fleet.frontends.counts_of_now()).calls == ()
 
 
 async def test_who_asks_for_counts_at_the_same_time_shares_a_round_of_reports(tmp_path: Path) -> None:
     async with fleets.running(tmp_path, workers=2) as rig:
-        first = asyncio.create_task(rig.fleet.counts_of_now())
-        await rig.until(lambda: rig.fleet._asked == 1)
+        first = asyncio.create_task(rig.fleet.frontends.counts_of_now())
+        await rig.until(lambda: rig.fleet.frontends._asked == 1)
         # The first round has begun, and cannot tell of what happens now.
-        await asyncio.gather(*(rig.fleet.counts_of_now() for _ in range(50)), first)
-        assert rig.fleet._asked == 2
+        await asyncio.gather(*(rig.fleet.frontends.counts_of_now() for _ in range(50)), first)
+        assert rig.fleet.frontends._asked == 2
 
 
 async def test_a_frontend_that_does_not_report_counts_as_it_did_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gnomon_server.control.fleet.REPORT_SECONDS", 0.05)
+    monkeypatch.setattr("gnomon_server.control.frontends.REPORT_SECONDS", 0.05)
     async with fleets.running(tmp_path, workers=2) as rig:
         await rig.until(lambda: calls(rig) == 2)
         psutil.Process(rig.fleet.pids["frontend-1"]).suspend()
-        counts = await rig.fleet.counts_of_now()
+        counts = await rig.fleet.frontends.counts_of_now()
         assert sum(sum(count.durations.counts) for count in counts.calls) == 1
         psutil.Process(rig.fleet.pids["frontend-1"]).resume()

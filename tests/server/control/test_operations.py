@@ -328,7 +328,7 @@ async def test_a_change_that_cannot_be_stored_is_not_made(rig: Rig) -> None:
     assert rig.operations.routes == rig.store.routes() == {"m": Route("m", 1, 1, 0, {2: 1.0})}
     # Nor is the version kept warm for which nobody has a use now.
     await rig.until(lambda: rig.fleet.ready)
-    assert [state.version for state in rig.fleet._acks[rig.fleet._frontends[0]].versions] == [1]
+    assert [state.version for state in rig.fleet.frontends._acks[rig.fleet.frontends.all[0]].versions] == [1]
 
 
 async def test_a_caller_who_gives_up_leaves_nothing_half_done(rig: Rig) -> None:
