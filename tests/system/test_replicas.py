@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -59,6 +60,11 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         for server in found.servers:
             found.controls.append(stack.enter_context(server.control()))
         yield found
+
+
+def page(server: ServerProcess, name: str) -> str:
+    with urllib.request.urlopen(f"http://{server.http}/{name}", timeout=20) as answer:
+        return str(answer.read().decode())
 
 
 def primary(control: Control) -> int:
@@ -168,12 +174,15 @@ def test_a_server_that_starts_while_the_database_is_away_answers_by_the_routes_t
         assert client.infer("m", ROW).version == "1"
         assert (primary(back), shadows(back)) == (1, [2])
         eventually(lambda: "the database cannot be reached" in back.models().store_trouble)
+        assert page(pair.servers[1], "readyz").startswith("ready\nthe store is away since 20")
+        assert "The store is away since 20" in page(pair.servers[1], "")
         with pytest.raises(Unavailable, match="the database cannot be reached"):
             back.promote("m", 2, force=True, reason="now")
         pair.cable.mend()
         eventually(lambda: primary(back) == 2)
         assert client.infer("m", ROW).version == "2"
         assert back.models().store_trouble == ""
+        assert page(pair.servers[1], "readyz") == "ready\n"
         # What it counted in its life before is still there, under its old name.
         assert (pair.servers[1].state / "replica").read_text() != name
         assert pair.database.run(f"SELECT count(*) FROM tallies WHERE replica = '{name}'") == [(1,)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from gnomon_server.control.alerts.watch import Stuck
 from gnomon_server.control.canaries import Canaries
-from gnomon_server.control.delivery import decide
+from gnomon_server.control.delivery import Progress, decide
 from gnomon_server.control.desired import Request
 from gnomon_server.control.operations import Operations
 from gnomon_server.control.routes import Delivery, Route
@@ -43,6 +43,17 @@ class Deliveries:
             for route in self._operations.routes.values()
             if route.delivery is not None and self._operations.leads
         }
+
+    def progress(self) -> Mapping[str, Progress]:
+        """Returns where each delivery stands, by model; that it is stuck knows the server that decides."""
+        found = {}
+        for route in self._operations.routes.values():
+            if route.delivery is not None:
+                steps = len(self._settings.model(route.model).delivery.steps)
+                seconds, state = max(0.0, time.time() - route.delivery.began), self._state(route, route.delivery)
+                reason = self._stuck[route.model].reason if state == STUCK else ""
+                found[route.model] = Progress(route.delivery.step + 1, steps, seconds, state, reason)
+        return found
 
     def _state(self, route: Route, delivery: Delivery) -> str:
         if delivery.paused:

@@ -22,6 +22,21 @@ class Decision:
     stuck: bool = False
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a delivery stands."""
+
+    # From 1, and how many there are.
+    step: int
+    steps: int
+    # For which the step has lasted.
+    seconds: float
+    # One of conventions.DELIVERY_STATES.
+    state: str
+    # Why it is stuck.
+    reason: str = ""
+
+
 def decide(delivery: Delivery, settings: DeliverySettings, now: float, requests: int) -> Decision:
     """Returns what is to be done; `now` is in seconds since the epoch, `requests` what the canary answered in the step.
 

@@ -6,6 +6,7 @@ import asyncio
 
 from gnomon_server.control.desired import Desired
 from gnomon_server.control.routes import Route
+from gnomon_server.control.storage import Storage
 from gnomon_server.control.store import Store
 from gnomon_server.errors import GnomonError, NotReady
 
@@ -20,8 +21,7 @@ class Following:
         self.leads = not store.shared
         # The newest routes that other servers stored, as far as they are not true here.
         self._elsewhere: dict[str, Route] = {}
-        # Why the store was not reached when it was last asked; empty while all is well.
-        self.trouble = ""
+        self.storage = Storage()
 
     @property
     def behind(self) -> bool:
@@ -34,9 +34,9 @@ class Following:
             try:
                 shared = await asyncio.to_thread(self._store.sync)
             except NotReady as error:
-                self.trouble = str(error)
+                self.storage.asked(error)
                 raise
-            self.trouble = ""
+            self.storage.asked()
             self.leads = shared.leads
             self._elsewhere |= shared.routes
 

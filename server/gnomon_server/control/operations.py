@@ -21,6 +21,7 @@ from gnomon_server.control.grounds import Grounds
 from gnomon_server.control.judging import Judging
 from gnomon_server.control.ledger import Ledger
 from gnomon_server.control.routes import Delivery, Route
+from gnomon_server.control.storage import Storage
 from gnomon_server.control.store import Store
 from gnomon_server.errors import NotFound, NotReady, Refused
 from gnomon_server.models import manifest as manifests
@@ -77,9 +78,9 @@ class Operations:
         return self._following.leads
 
     @property
-    def store_trouble(self) -> str:
-        """Why no route can be changed, as the shared store is not reached; empty while all is well."""
-        return self._following.trouble
+    def storage(self) -> Storage:
+        """Whether the store is reached; while it is away no route can be changed."""
+        return self._following.storage
 
     @property
     def rollbacks(self) -> Sequence[Rollback]:

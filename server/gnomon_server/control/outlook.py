@@ -52,7 +52,8 @@ class Outlook:
         except NotReady:
             # The rest is in memory, and what one looks at while the store is away.
             changes = []
-        return View(self._control.statuses(), self._control.reports(), changes)
+        statuses, reports = self._control.statuses(), self._control.reports()
+        return View(statuses, reports, changes, self._deliveries.progress(), self._operations.storage.away)
 
     def look(self) -> Look:
         """Returns what an alert may be about."""

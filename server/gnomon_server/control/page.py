@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
 from gnomon_protos import control_pb2
+from gnomon_server.control.delivery import Progress
+from gnomon_server.telemetry.conventions import PAUSED, STUCK
 
 STYLE: Final = """
 :root{color-scheme:light dark;--bg:#f6f5f1;--card:#fff;--ink:#1f2328;--soft:#6b7078;--line:#dddad2;--good:#1a7f4b;
@@ -45,30 +47,68 @@ class View:
     models: Sequence[control_pb2.ModelStatus]
     reports: Sequence[control_pb2.Report]
     audit: Sequence[control_pb2.AuditEntry]
+    # By model.
+    deliveries: Mapping[str, Progress] = field(default_factory=dict)
+    # Since when the store is away and why; empty while it is not.
+    away: str = ""
 
 
 def render(view: View) -> str:
     """Returns the HTML document; everything that came from outside is escaped."""
-    models = "".join(_model(model, [r for r in view.reports if r.model == model.name]) for model in view.models)
+    models = "".join(
+        _model(model, [r for r in view.reports if r.model == model.name], view.deliveries.get(model.name))
+        for model in view.models
+    )
     empty = "<section><p>No model in the repository yet. <code>gnomon convert</code> puts one there.</p></section>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>gnomon</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main>"
         '<h1>gnomon <small id="live">models and their shadows, live</small></h1>'
-        f"{models or empty}{changes(view.audit)}"
+        f"{_away(view.away)}{models or empty}{changes(view.audit)}"
         '<footer><a href="/metrics">metrics</a> · <a href="/readyz">readiness</a></footer>'
         f"</main><script>{SCRIPT}</script></body></html>"
     )
 
 
-def _model(model: control_pb2.ModelStatus, reports: Sequence[control_pb2.Report]) -> str:
+def _away(away: str) -> str:
+    if not away:
+        return ""
+    so = "No route can be changed until it is back; requests are answered, mirrored and counted meanwhile."
+    return f"<section><p class=failed>{escape(away[0].upper() + away[1:])}</p><p>{so}</p></section>"
+
+
+def _model(
+    model: control_pb2.ModelStatus, reports: Sequence[control_pb2.Report], delivery: Progress | None = None
+) -> str:
     rows = "".join(_version(version) for version in model.versions)
     return (
         f"<section><h2>{escape(model.name)}</h2><div class=scroll><table><tr><th>version<th>role<th>state"
         f"<th class=n>answered<th class=n>failed</tr>{rows}</table></div>"
-        f"{_drift(model)}{''.join(map(article, reports))}</section>"
+        f"{_canary(model.route, delivery)}{_drift(model)}{''.join(map(article, reports))}</section>"
     )
+
+
+def _canary(route: control_pb2.Route, delivery: Progress | None) -> str:
+    """Returns which share the canary answers, and where its delivery stands; nothing where there is none."""
+    if not route.HasField("canary"):
+        return ""
+    shown = f"Version {route.canary.version} answers {100 * route.canary.weight:.3g}% of requests as canary"
+    if delivery is None:
+        return f"<p>{shown}</p>"
+    kind = {PAUSED: "keep", STUCK: "reject"}.get(delivery.state, "soft")
+    reason = f": {escape(delivery.reason)}" if delivery.reason else ""
+    return (
+        f"<p>{shown}: step {delivery.step} of {delivery.steps} to be the primary, for {_lasting(delivery.seconds)}, "
+        f"<span class={kind}>{escape(delivery.state)}</span>{reason}</p>"
+    )
+
+
+def _lasting(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _drift(model: control_pb2.ModelStatus) -> str:

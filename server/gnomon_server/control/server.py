@@ -30,11 +30,12 @@ from gnomon_server.control.ports import SharedPort
 from gnomon_server.control.program import step_back
 from gnomon_server.control.relay import Relay
 from gnomon_server.control.service import ControlService
+from gnomon_server.control.storage import Storage
 from gnomon_server.control.store import Store
 from gnomon_server.control.store.choice import opened
 from gnomon_server.control.trials import Trials
 from gnomon_server.control.web import Web
-from gnomon_server.errors import GnomonError
+from gnomon_server.errors import GnomonError, NotReady
 from gnomon_server.models.sources import source
 from gnomon_server.models.sources.remotes import WithRemotes
 from gnomon_server.serving.transport import tls
@@ -113,7 +114,12 @@ class Server:
         deliveries = Deliveries(settings, operations, trials)
         outlook = Outlook(self._since_ns, fleet, ledger, operations, control, deliveries, lookout)
         alarm = Alarm(settings.alerts, webhook, outlook.look, lambda: operations.leads)
-        web = Web(outlook.view, outlook.snapshot, lambda: fleet.ready and not self._stop.is_set())
+        web = Web(
+            outlook.view,
+            outlook.snapshot,
+            lambda: fleet.ready and not self._stop.is_set(),
+            lambda: operations.storage.away,
+        )
         stack.push_async_callback(_attempted, partial(flush, last=True))
         stack.push_async_callback(fleet.stop, settings.grace)
         # While the versions are still loaded: a stopped fleet knows no digests.
@@ -132,7 +138,10 @@ class Server:
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.canaries.look)))
         stack.enter_context(_Task(_always(CANARY_SECONDS, deliveries.look)))
         stack.enter_context(_Task(_always(DRIFT_SECONDS, lookout.look)))
-        stack.enter_context(_Task(_always(FLUSH_SECONDS, flush)))
+        # One that is shared is asked more often, as it is followed.
+        stack.enter_context(
+            _Task(_always(FLUSH_SECONDS, flush if store.shared else partial(_stored, operations.storage, flush)))
+        )
         if store.shared:
             stack.enter_context(_Task(_always(FOLLOW_SECONDS, operations.follow)))
             stack.enter_context(_Task(_always(FOLD_SECONDS, lambda: asyncio.to_thread(store.fold))))
@@ -194,6 +203,16 @@ async def _attempted(work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except GnomonError as error:
         log.error("%s", error)
+
+
+async def _stored(storage: Storage, flush: Callable[[], Awaitable[None]]) -> None:
+    """Stores what was counted, and remembers whether that can be done."""
+    try:
+        await flush()
+    except NotReady as error:
+        storage.asked(error)
+        raise
+    storage.asked()
 
 
 async def _flush(

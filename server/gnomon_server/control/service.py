@@ -77,7 +77,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         if request.model:
             self._operations.route(request.model)
         return control_pb2.ListModelsResponse(
-            models=self.statuses(request.model), store_trouble=self._operations.store_trouble
+            models=self.statuses(request.model), store_trouble=self._operations.storage.trouble
         )
 
     @_mapped

@@ -25,9 +25,14 @@ class Web:
     """An HTTP server on control's event loop."""
 
     def __init__(
-        self, view: Callable[[], Awaitable[View]], snapshot: Callable[[], Snapshot], ready: Callable[[], bool]
+        self,
+        view: Callable[[], Awaitable[View]],
+        snapshot: Callable[[], Snapshot],
+        ready: Callable[[], bool],
+        away: Callable[[], str],
     ) -> None:
-        self._view, self._snapshot, self._ready = view, snapshot, ready
+        """Takes what there is to show: `away` says since when the store is, or nothing."""
+        self._view, self._snapshot, self._ready, self._away = view, snapshot, ready, away
         app = web.Application()
         app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
@@ -62,4 +67,6 @@ class Web:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self._ready()
-        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+        # A server answers as before while the store is away.
+        detail = f"{away}\n" if (away := self._away()) else ""
+        return web.Response(text=f"{'ready' if ready else 'not ready'}\n{detail}", status=200 if ready else 503)

@@ -298,13 +298,15 @@ async def test_a_delivery_goes_through_its_steps_and_the_verdict_makes_the_prima
         assert (stuck.model, stuck.version, stuck.step) == ("m", 2, 2)
         assert stuck.reason.startswith("model 'm' version '2': the verdict is 'keep watching', ")
         assert deliveries.states == {("m", 2): "stuck"}
+        progress = deliveries.progress()["m"]
+        assert (progress.step, progress.steps, progress.state, progress.reason) == (2, 2, "stuck", stuck.reason)
         await selected(rig)
         agree(rig, 500)
         await deliveries.look()
         after = rig.operations.routes["m"]
         assert (after.primary, after.previous, after.canary, after.delivery) == (2, 1, 0, None)
         await deliveries.look()
-        assert (deliveries.stuck, deliveries.states) == ((), {})
+        assert (deliveries.stuck, deliveries.states, deliveries.progress()) == ((), {}, {})
         assert rig.store.audit()[0].entry.action == "promote"
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import html.parser
+from dataclasses import replace
 
 import pytest
 
 from gnomon_protos import control_pb2 as pb
+from gnomon_server.control.delivery import Progress
 from gnomon_server.control.page import View, render
 
 HOSTILE = "<script>alert('x')</script>&\""
@@ -140,3 +142,28 @@ def test_a_page_says_when_mirroring_was_thinned_last() -> None:
     )
     del shown.reports[0].thinnings[0]
     assert f"Mirroring was thinned from {since} to {until}, down to 0.5" in Reader(render(shown)).text
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        (None, "Version 2 answers 10% of requests as canary"),
+        (Progress(2, 4, 180.4, "paused"), "canary: step 2 of 4 to be the primary, for 3 min, paused"),
+        (Progress(1, 1, 119.0, "running"), "canary: step 1 of 1 to be the primary, for 119 s, running"),
+        (Progress(4, 4, 1e6, "stuck", "why <b>"), "step 4 of 4 to be the primary, for 12 d, stuck: why <b>"),
+    ],
+)
+def test_a_page_says_what_the_canary_answers_and_where_its_delivery_stands(
+    progress: Progress | None, shown: str
+) -> None:
+    found = view()
+    assert "canary" not in Reader(render(found)).text
+    found.models[0].route.canary.CopyFrom(pb.Canary(version=2, weight=0.1))
+    deliveries = {"churn": progress} if progress else {}
+    assert shown in Reader(render(replace(found, deliveries=deliveries))).text
+
+
+def test_a_page_says_that_the_store_is_away() -> None:
+    assert "store" not in Reader(render(view())).text
+    text = Reader(render(replace(view(), away=f"the store is away since then: {HOSTILE}"))).text
+    assert f"The store is away since then: {HOSTILE}" in text

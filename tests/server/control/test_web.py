@@ -19,7 +19,8 @@ class Site:
 
     def __init__(self) -> None:
         self.ready = False
-        self.web = Web(self._view, telemetry_samples.snapshot, lambda: self.ready)
+        self.away = ""
+        self.web = Web(self._view, telemetry_samples.snapshot, lambda: self.ready, lambda: self.away)
         self.base = ""
 
     async def _view(self) -> View:
@@ -61,6 +62,11 @@ async def test_a_server_is_healthy_before_it_is_ready(site: Site) -> None:
     assert (await site.get("/readyz"))[:2] == (503, "not ready\n")
     site.ready = True
     assert (await site.get("/readyz"))[:2] == (200, "ready\n")
+
+
+async def test_a_server_whose_store_is_away_is_ready_and_says_so(site: Site) -> None:
+    site.ready, site.away = True, "the store is away since 2026-01-02T09:00:00Z: it hangs"
+    assert (await site.get("/readyz"))[:2] == (200, f"ready\n{site.away}\n")
 
 
 async def test_other_paths_and_methods_are_not_found(site: Site) -> None:
