@@ -71,7 +71,7 @@ class Feed:
             self._unsent_bytes += record.MARK.size
         self.target = target
 
-    def offer(self, primary: int, records: Sequence[Sequence[bytes]]) -> int:
+    def offer(self, primary: int, records: Sequence[record.Buffers]) -> int:
         """Takes selected requests, each as its buffers, or drops those for which there is no room; returns how many."""
         if not records:
             return 0
@@ -79,12 +79,13 @@ class Feed:
         gathered, room = self._gathered, 0 if self._socket is None else self._limit - self._unsent_bytes
         taken = dropped = 0
         for buffers in records:
-            size = sum(map(len, buffers))
+            head, request, response = buffers
+            size = len(head) + len(request) + len(response)
             if taken + size > room:
                 dropped += 1
             else:
                 taken += size
-                gathered.extend(buffers)
+                gathered += buffers
         if dropped:
             self._dropped[primary] = self._dropped.get(primary, 0) + dropped
         self._gathered_bytes += taken

@@ -30,17 +30,34 @@ class Mirror:
         if batch[0].request is not None and any(_place(inference) is not ALONE for inference in batch):
             self._in_order(answered, feeds, run)
             return
-        version, chosen = batch[0].layout.servable.version, _chosen(batch, feeds)
+        version = batch[0].layout.servable.version
+        if responses is not None and _everything(feeds):
+            self._take_all(version, answered, responses, feeds, run)
+            return
+        chosen = _chosen(batch, feeds)
         if responses is None:
             for feed, indices in zip(feeds, chosen, strict=True):
                 feed.primary_failed(version, len(indices))
             return
-        records = {
-            index: self._record(batch[index], run, end_ns, responses[index])
-            for index in (chosen[0] if len(chosen) == 1 else set().union(*chosen))
-        }
+        records = {index: self._record(batch[index], run, end_ns, responses[index]) for index in set().union(*chosen)}
         for feed, indices in zip(feeds, chosen, strict=True):
             feed.offer(version, [records[index] for index in indices])
+
+    def _take_all(
+        self, version: int, answered: Answered, responses: Sequence[bytes], feeds: Sequence[Feed], run: Run
+    ) -> None:
+        """As `take`, where every shadow sees everything: no choice is made, and of a batch all is looked up once."""
+        trace_of, framed, end_ns = self._observation.trace, record.framed, answered.end_ns
+        run_start, run_end = run.start_ns, run.end_ns
+        records = []
+        for inference, response in zip(answered.batch, responses, strict=True):
+            call = inference.call
+            trace = trace_of(call)
+            times = (call.start_ns, end_ns, run_start, run_end)
+            place = (trace.trace_id, trace.span_id, trace.parent_id, trace.trace_state.encode())
+            records.append(framed(version, trace.sampled, times, place, call.peer().encode(), call.message, response))
+        for feed in feeds:
+            feed.offer(version, records)
 
     def _in_order(self, answered: Answered, feeds: Sequence[Feed], run: Run) -> None:
         """As `take`, for a batch with requests of sequences: what becomes of one decides on those behind it."""
@@ -78,10 +95,18 @@ class Mirror:
         return record.framed(version, trace.sampled, times, place, call.peer().encode(), call.message, response)
 
 
+def _everything(feeds: Sequence[Feed]) -> bool:
+    """Returns whether every shadow is to see every request."""
+    for feed in feeds:  # noqa: SIM110 - a generator costs as much as all the rest, and this is asked in every pass
+        if feed.target.sample < 1 or feed.target.elsewhere:
+            return False
+    return True
+
+
 def _chosen(batch: Sequence[Inference], feeds: Sequence[Feed]) -> list[Sequence[int]]:
     """Returns which requests of a batch each feed's shadow is to see."""
     everyone = range(len(batch))
-    if all(feed.target.sample >= 1 and not feed.target.elsewhere for feed in feeds):
+    if _everything(feeds):
         return [everyone for _ in feeds]
     positions = [_position(inference) for inference in batch]
     return [[index for index in everyone if _is_for(feed, batch[index], positions[index])] for feed in feeds]

@@ -14,6 +14,8 @@ import msgspec
 # total, request length, primary version, flags, start, end, run start, run end, trace id, span id, parent span id,
 # peer length, trace state length.
 HEAD = struct.Struct("<IIqBqqqq16sQQHH")
+# Looked up once, since they are wanted for every request.
+_pack, _SIZE = HEAD.pack, HEAD.size
 SAMPLED = 1
 # Of a request in a sequence, whose id stands behind the response, with a byte for its length at the very end: whether
 # it is in one, is the first of it, and the last.
@@ -27,6 +29,10 @@ MARK = struct.Struct("<Id")
 # Stands between records, too: size of itself, primary version, and how many requests were selected since the last such
 # mark that are not among the records: dropped for want of room, and failed on by the primary.
 LOSS = struct.Struct("<Iqqq")
+
+
+# A record, to be written one after the other.
+Buffers = tuple[bytes, bytes, bytes]
 
 
 class Place(NamedTuple):
@@ -78,7 +84,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ends: bool = False
 
 
-def encode(record: Record) -> tuple[bytes, bytes, bytes]:
+def encode(record: Record) -> Buffers:
     """Returns the record as three buffers to be written one after the other."""
     buffers = framed(
         record.primary,
@@ -100,26 +106,32 @@ def framed(
     peer: bytes,
     request: bytes,
     response: bytes,
-) -> tuple[bytes, bytes, bytes]:
+) -> Buffers:
     """As `encode`, for whoever has the fields and no record: times are those of the call and the run, in its order."""
     trace_id, span_id, parent_id, state = trace
-    peer, state = peer[:0xFFFF], state[:0xFFFF]
-    head = HEAD.pack(
-        HEAD.size + len(peer) + len(state) + len(request) + len(response),
-        len(request),
+    start, end, run_start, run_end = times
+    peer, state, size = peer[:0xFFFF], state[:0xFFFF], len(request)
+    peers, states = len(peer), len(state)
+    total = _SIZE + peers + states + size + len(response)
+    head = _pack(
+        total,
+        size,
         primary,
         SAMPLED if sampled else 0,
-        *times,
+        start,
+        end,
+        run_start,
+        run_end,
         trace_id,
         span_id,
         parent_id,
-        len(peer),
-        len(state),
+        peers,
+        states,
     )
     return head + peer + state, request, response
 
 
-def placed(buffers: tuple[bytes, bytes, bytes], place: Place) -> tuple[bytes, bytes, bytes]:
+def placed(buffers: Buffers, place: Place) -> Buffers:
     """Returns the buffers of a record with its place in a sequence, so that what is in none pays nothing for it."""
     if not place.sequence:
         return buffers
