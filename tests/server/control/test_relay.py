@@ -220,6 +220,22 @@ async def test_a_server_that_does_not_ask_for_labels_holds_nobody_up_for_long(wo
     assert seen(world.counted(first)) == {"unknown": 1}
 
 
+async def test_a_server_whose_worker_does_not_answer_takes_no_more_than_it_can_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passing, "MOST_HELD", 2)
+    first, second, third = world.servers
+    for _ in range(5):
+        await world.give(first, "b")
+    for _ in range(3):
+        await second.flush()
+    assert world.database.run("SELECT count(*) FROM strays WHERE holder <> ''") == [(2,)]
+    for _ in range(3):
+        second.worker.answer()
+        await second.flush()
+    assert seen(world.counted(third)) == {"joined": 5}
+
+
 async def test_alone_a_server_knows_at_once_that_nobody_does(database: Database, tmp_path: Path) -> None:
     world = World(database, tmp_path, "a")
     await world.give(world.servers[0], "x")

@@ -20,9 +20,9 @@ from gnomon_server.wire.labels import Label, LabelTally
 # Seconds after which nobody waits for a server that does not ask for them, and after which a name may come again.
 STRAY_SECONDS: Final = 60.0
 DONE_SECONDS: Final = 3600.0
-# Bytes of labels in the store; and how many of those that go together a server takes at once.
+# Bytes of labels in the store; and how many of those that go together a server holds to look for their requests.
 MOST_BYTES: Final = 64 << 20
-MOST_TAKEN: Final = 16
+MOST_HELD: Final = 64
 _NOW: Final = "extract(epoch FROM clock_timestamp())"
 _COLUMNS: Final = 'id, model, "primary", shadow, asked, labels, since'
 _DECODED: Final = msgspec.msgpack.Decoder(tuple[Label, ...])
@@ -91,7 +91,7 @@ def _taken(execute: Execute, replica: str, held: Sequence[str]) -> tuple[Strays,
         "AND seen > clock_timestamp() - make_interval(secs => %s))) "
         "OR holder = %s AND id <> ALL(%s::text[])"
         f") ORDER BY since LIMIT %s) RETURNING {_COLUMNS}",
-        (replica, replica, STRAY_SECONDS, GONE_SECONDS, replica, list(held), MOST_TAKEN),
+        (replica, replica, STRAY_SECONDS, GONE_SECONDS, replica, list(held), max(0, MOST_HELD - len(held))),
     )
     return tuple(
         Strays(name, Pair(model, primary, shadow), _DECODED.decode(labels), tuple(asked), float(since))
