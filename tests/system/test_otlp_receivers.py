@@ -137,6 +137,11 @@ def test_a_receiver_stores_the_metrics_with_their_bounds_and_counts(
         "gnomon.shadow.duration",
         "gnomon.shadow.queue.depth",
         "gnomon.verdict",
+        "gnomon.drift.score",
+        "gnomon.drift.alarm",
+        "gnomon.canary.share",
+        "gnomon.delivery.state",
+        "gnomon.delivery.step",
         "gnomon.model.state",
         "gnomon.route.switches",
     }

@@ -21,6 +21,7 @@ class Following:
         self.leads = not store.shared
         # The newest routes that other servers stored, as far as they are not true here.
         self._elsewhere: dict[str, Route] = {}
+        self._hearing = asyncio.Lock()
         self.storage = Storage()
 
     @property
@@ -30,7 +31,10 @@ class Following:
 
     async def hear(self) -> None:
         """Says that this server is alive, and takes what others say; raises NotReady if the store is away."""
-        if self._store.shared:
+        if not self._store.shared:
+            return
+        # The store says once what is new: who asks while another is being told would know less than that one.
+        async with self._hearing:
             try:
                 shared = await asyncio.to_thread(self._store.sync)
             except NotReady as error:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import fleets
 import pytest
 from fleets import Rig, SharedStore
 
 from gnomon_server.control.desired import Request
+from gnomon_server.control.following import Following
 from gnomon_server.control.routes import Route
+from gnomon_server.control.store import Shared
 from gnomon_server.errors import NotReady, Refused
 
 ME = Request("m", "me@here", "because")
@@ -45,6 +49,40 @@ async def test_who_does_not_decide_waits_for_who_does(rig: Rig) -> None:
     await rig.settled()
     assert rig.fleet.frontend_state("m", 1).state == "ready"
     assert rig.store.audit() == []
+
+
+class Teller:
+    """A store that says what is new once, and takes its time to say it."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        self.news = [{"m": FIRST}]
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    def sync(self) -> Shared:
+        if not self.news:
+            return Shared({}, leads=False)
+        routes = self.news.pop()
+        self.asked.set()
+        assert self.told.wait(30)
+        return Shared(routes, leads=False)
+
+
+async def test_whoever_hears_meanwhile_hears_what_another_look_was_told() -> None:
+    teller: Any = Teller()
+    nobody: Any = None
+    following = Following(teller, nobody)
+    first = asyncio.create_task(following.hear())
+    await asyncio.to_thread(teller.asked.wait, 30)
+    second = asyncio.create_task(following.hear())
+    # Time enough for one that does not wait.
+    done, _ = await asyncio.wait({second}, timeout=0.2)
+    assert not done
+    teller.told.set()
+    await second
+    assert following.behind
+    await first
 
 
 async def test_who_takes_over_decides_itself(rig: Rig) -> None:
