@@ -110,7 +110,8 @@ class TestAgent:
         """Returns the last state of every metric received so far, by name."""
         return {
             metric["name"]: _metric(metric)
-            for export in self._stored("metrics")
+            # The agent gives the newest first.
+            for export in reversed(self._stored("metrics"))
             for resource in export["resource_metrics"]
             for scope in resource["scope_metrics"]
             for metric in scope["metrics"]
