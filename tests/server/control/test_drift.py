@@ -236,3 +236,22 @@ async def test_a_new_primary_is_judged_by_its_own_profile(store: SqliteStore, tm
     routes.clear()
     await watch.look()
     assert watch.newest == []
+    # One that comes back is looked at at once.
+    routes["m"] = Route("m", 3, primary=1, shadows={2: 1.0})
+    await watch.look()
+    assert watch.sentence("m")
+
+
+async def test_a_version_that_is_not_there_yet_is_looked_at_once_it_is(store: SqliteStore, tmp_path: Path) -> None:
+    digest = profiled.write(tmp_path / "1")
+    windows, refs = Windows(), dict[tuple[str, int], VersionRef]()
+    route = Route("m", 1, primary=1, shadows={2: 1.0})
+    made = Settings(models={"*": {"drift": {"window": 60.0}}})
+    watch = Lookout(made, store, windows, lambda: {"m": route}, lambda: refs, Clock(60.0 * NEWEST + 300).time)
+    windows.reported([window(NEWEST, SHIFTED, digest=digest)])
+    await watch.flush()
+    await watch.look()
+    assert watch.newest == []
+    refs["m", 1] = VersionRef("m", 1, str(tmp_path / "1"))
+    await watch.look()
+    assert watch.sentence("m")

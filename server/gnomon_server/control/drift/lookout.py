@@ -18,26 +18,30 @@ from gnomon_server.control.routes import Route
 from gnomon_server.control.store import Store
 from gnomon_server.errors import LoadError
 from gnomon_server.models import profile
-from gnomon_server.models.profile import Known
-from gnomon_server.settings import Settings
+from gnomon_server.settings import DriftSettings, Settings
 from gnomon_server.wire.plans import VersionRef
 
 log = logging.getLogger(__name__)
 
+UNCOUNTED: Final = "its window is 0 in the settings"
+UNPROFILED: Final = "it was converted without a profile"
 ALONE: Final = "it has no shadow, and 'unshadowed' is 0 in its drift settings"
 
 Refs = Callable[[], Mapping[tuple[str, int], VersionRef]]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What is known of the drift of one model's traffic."""
+@dataclass
+class _Watch:
+    """What is known of the traffic of one primary."""
 
     version: int
+    # Which judges by its profile; None where there is none, for a reason.
+    judge: Judge | None
+    reason: str
+    # The newest window that was over at the last look.
+    looked: int = -1
     # The newest first.
     findings: tuple[WindowFinding, ...] = ()
-    # Why there is no profile to judge by; empty where there is one.
-    reason: str = ""
 
     @property
     def newest(self) -> WindowFinding | None:
@@ -62,10 +66,9 @@ class Lookout:
         self._windows = windows
         self._routes, self._refs = routes, refs
         self._clock = clock
-        self._seen: dict[str, Seen] = {}
-        # By model: for which version, and until which window, it was looked.
-        self._looked: dict[str, tuple[int, int]] = {}
-        self._judges: dict[str, tuple[int, Judge | None, str]] = {}
+        # By model, those whose traffic is counted.
+        self._watches: dict[str, _Watch] = {}
+        self._drift: dict[str, DriftSettings] = {}
 
     async def flush(self) -> None:
         """Stores what was counted; raises NotReady."""
@@ -75,69 +78,62 @@ class Lookout:
 
     async def look(self) -> None:
         """Judges the windows that are over by now; raises NotReady where the store is away."""
-        routes = self._routes()
-        for model in self._seen.keys() - routes.keys():
-            del self._seen[model]
-        for route in list(routes.values()):
-            seconds = self._settings.model(route.model).drift.window
-            if not seconds or not route.primary:
-                self._seen.pop(route.model, None)
-                continue
-            looked = (route.primary, newest_over(seconds, self._clock()))
-            if self._looked.get(route.model) != looked:
-                await self._look(route.model, route.primary)
-                self._looked[route.model] = looked
-
-    async def waiting(self, model: str) -> int:
-        """Returns how many rows of a model wait to be judged; raises NotReady."""
-        version, judge, _ = self._judges.get(model, (0, None, ""))
-        if judge is None:
-            return 0
-        windows = merged(await asyncio.to_thread(self._store.windows, model, version))
-        return judge.waiting(windows, self._seen[model].newest if model in self._seen else None)
+        routes = {name: route for name, route in self._routes().items() if route.primary and self._of(name).window}
+        self._watches = {
+            name: watch
+            for name, watch in self._watches.items()
+            if name in routes and watch.version == routes[name].primary
+        }
+        for name, route in routes.items():
+            if name not in self._watches and (ref := self._refs().get((name, route.primary))) is not None:
+                judge, reason = await asyncio.to_thread(self._judge, name, Path(ref.folder))
+                self._watches[name] = _Watch(route.primary, judge, reason)
+            if name in self._watches:
+                await self._look(name, self._watches[name])
 
     async def report(self, model: str, limit: int = 0) -> control_pb2.DriftReport:
         """Returns what is known of a model, of at most so many windows; 0: all. Raises NotReady."""
-        route, seconds = self._routes()[model], self._settings.model(model).drift.window
-        seen = self._seen.get(model, Seen(route.primary, reason="" if seconds else "its window is 0 in the settings"))
-        alone = not route.shadows and not self._settings.model(model).drift.unshadowed
-        reason = seen.reason or (ALONE if alone else "")
-        waiting = await self.waiting(model)
-        return reports.report(model, seen.version, reason, seconds, waiting, seen.findings[: limit or None])
+        route, drift = self._routes()[model], self._of(model)
+        watch = self._watches.get(model, _Watch(route.primary, None, ""))
+        reason = watch.reason
+        if not drift.window:
+            reason = UNCOUNTED
+        elif not reason and not route.shadows and not drift.unshadowed:
+            reason = ALONE
+        waiting = 0
+        if watch.judge is not None:
+            windows = await asyncio.to_thread(self._store.windows, model, watch.version)
+            waiting = watch.judge.waiting(merged(windows), watch.newest)
+        return reports.report(model, watch.version, reason, drift.window, waiting, watch.findings[: limit or None])
 
     def sentence(self, model: str) -> str:
         """Returns which features of a model drift, and nothing where none does."""
-        seen = self._seen.get(model)
-        return sentence(seen.newest) if seen is not None and seen.newest is not None and seen.newest.alarms else ""
+        newest = self._watches[model].newest if model in self._watches else None
+        return sentence(newest) if newest is not None and newest.alarms else ""
 
     @property
     def newest(self) -> Sequence[WindowFinding]:
         """The last window of each model that was judged."""
-        return [seen.newest for _, seen in sorted(self._seen.items()) if seen.newest is not None]
+        return [watch.newest for _, watch in sorted(self._watches.items()) if watch.newest is not None]
 
-    async def _look(self, model: str, version: int) -> None:
-        ref = self._refs().get((model, version))
-        if ref is None:
+    def _of(self, model: str) -> DriftSettings:
+        # Asked every second of every model.
+        if model not in self._drift:
+            self._drift[model] = self._settings.model(model).drift
+        return self._drift[model]
+
+    async def _look(self, model: str, watch: _Watch) -> None:
+        over = newest_over(self._of(model).window, self._clock())
+        if watch.judge is None or over == watch.looked:
             return
-        known = self._judges.get(model)
-        if known is None or known[0] != version:
-            known = self._judges[model] = (version, *await asyncio.to_thread(self._judge, model, Path(ref.folder)))
-        _, judge, reason = known
-        if judge is None:
-            self._seen[model] = Seen(version, reason=reason)
-            return
-        findings = await asyncio.to_thread(self._judged, judge, model, version)
-        self._seen[model] = Seen(version, tuple(reversed(findings)))
+        windows = await asyncio.to_thread(self._store.windows, model, watch.version)
+        findings = await asyncio.to_thread(watch.judge.findings, merged(windows), self._clock())
+        watch.findings, watch.looked = tuple(reversed(findings)), over
 
     def _judge(self, model: str, folder: Path) -> tuple[Judge | None, str]:
         try:
-            known: Known | None = profile.read(folder)
+            known = profile.read(folder)
         except LoadError as error:
             log.warning("model '%s': no drift is seen: %s", model, error)
             return None, str(error)
-        if known is None:
-            return None, "it was converted without a profile"
-        return Judge(known, self._settings.model(model).drift), ""
-
-    def _judged(self, judge: Judge, model: str, version: int) -> list[WindowFinding]:
-        return judge.findings(merged(self._store.windows(model, version)), self._clock())
+        return (Judge(known, self._of(model)), "") if known is not None else (None, UNPROFILED)
