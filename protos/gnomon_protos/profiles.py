@@ -59,7 +59,8 @@ class Counter:
     def count(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int) -> Counts:
         """Returns int64[size]: of each feature in order, how many of the rows are in each of its bins.
 
-        Of each tensor [rows, columns]: numbers, or objects that are str; what is not there is missing in all rows.
+        Of each tensor [rows, columns]: numbers, or objects that are str. An input that is not there is missing in all
+        rows; an output that is not there, since nobody asked for it, is not counted.
         """
         counts = np.zeros(self.size, np.int64)
         if self._numeric and rows:
@@ -70,6 +71,9 @@ class Counter:
                 counts += np.bincount(places.ravel(), minlength=self.size)
         for index, table in self._texts.items():
             counts += self._counted_texts(index, table, self._column(index, inputs, outputs), rows)
+        for feature, start, end in zip(self._features, self._starts, self._ends, strict=True):
+            if feature.output and feature.tensor not in outputs:
+                counts[start:end] = 0
         return counts
 
     def split(self, counts: Counts) -> list[Counts]:

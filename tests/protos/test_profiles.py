@@ -51,9 +51,16 @@ def test_each_value_falls_into_the_bin_that_its_feature_has_for_it() -> None:
 
 def test_an_input_that_is_left_out_is_missing_in_every_row() -> None:
     counter = Counter(PROFILE)
-    found = counter.split(counter.count({}, {}, 7))
-    assert [part[-EXTRA] for part in found] == [7] * 5
+    found = counter.split(counter.count({}, {"label": table(*[0] * 7)}, 7))
+    assert [part[-EXTRA] for part in found] == [7, 7, 7, 7, 0]
     assert sum(int(part.sum()) for part in found) == 35
+
+
+def test_an_output_that_nobody_asked_for_is_not_counted() -> None:
+    counter = Counter(PROFILE)
+    *inputs, label = counter.split(counter.count({}, {}, 7))
+    assert [int(part.sum()) for part in inputs] == [7, 7, 7, 7]
+    assert label.tolist() == [0, 0, 0, 0]
 
 
 def test_a_tensor_of_another_kind_or_width_is_missing() -> None:
@@ -71,12 +78,13 @@ def test_every_row_is_in_exactly_one_bin_and_portions_add_up(rows: list[tuple[fl
         "stops": table(*stops, dtype=np.float32).reshape(-1, 1),
         "city": table(*cities, dtype=object).reshape(-1, 1),
     }
-    whole = counter.count(inputs, {}, len(rows))
+    outputs = {"label": table(*[0] * len(rows)).reshape(-1, 1)}
+    whole = counter.count(inputs, outputs, len(rows))
     assert all(int(part.sum()) == len(rows) for part in counter.split(whole))
-    parts = [
-        counter.count({name: array[side] for name, array in inputs.items()}, {}, len(rows[side]))
-        for side in (slice(0, 7), slice(7, None))
-    ]
+    parts = []
+    for side in (slice(0, 7), slice(7, None)):
+        given, answered = ({name: array[side] for name, array in tables.items()} for tables in (inputs, outputs))
+        parts.append(counter.count(given, answered, len(rows[side])))
     assert np.array_equal(whole, parts[0] + parts[1])
 
 

@@ -70,6 +70,12 @@ def test_a_window_of_few_rows_is_judged_with_the_next_one() -> None:
     assert (found.rows, found.since.timestamp(), found.until.timestamp()) == (200, 0, 240)
 
 
+def test_an_output_that_few_asked_for_is_not_judged() -> None:
+    (found,) = findings(window(0, (*SHIFTED[:7], 9, 0, 0, 0)))
+    assert [one.name for one in found.features] == ["x[0]", "x[1]"]
+    assert sentence(found).startswith("1 of 2 features and outputs drift in the 1,000 rows")
+
+
 def test_counts_by_another_profile_or_of_another_length_are_left_out() -> None:
     assert findings(window(0, SHIFTED, digest="sha256:other"), window(0, SHIFTED, seconds=30.0)) == []
 

@@ -109,6 +109,7 @@ class Judge:
                     drift=judge(part.tolist(), known, alpha, tolerance),
                 )
                 for feature, known, part in zip(features, self._usual, self._counter.split(counts), strict=True)
+                if part.sum() >= ROWS
             ),
         )
 
