@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +228,7 @@ def _watch(server: Control, arguments: argparse.Namespace) -> int:
 
 def _write(server: Control, arguments: argparse.Namespace) -> int:
     from gnomon_server.cli import document
+    from gnomon_server.control.times import rfc3339, utc_now
 
     found = _found(server, arguments)
     known = {version.version for version in server.models(found.model).models[0].versions}
@@ -237,7 +237,7 @@ def _write(server: Control, arguments: argparse.Namespace) -> int:
     cards = {version: server.manifest(found.model, version) for version in numbers}
     statuses = {status.version: status for status in server.models(found.model).models[0].versions}
     changes = server.audit(found.model, SHOWN_CHANGES).entries
-    made = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    made = rfc3339(utc_now())
     try:
         arguments.html.write_text(document.render(found, statuses, cards, changes, made), encoding="utf-8")
     except OSError as error:

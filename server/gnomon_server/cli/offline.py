@@ -142,9 +142,10 @@ def reports(
     """
     from gnomon_server.control import labels
     from gnomon_server.control.comparison import Pair
-    from gnomon_server.control.ledger import Ledger, utc_now
+    from gnomon_server.control.ledger import Ledger
     from gnomon_server.control.reports import report
     from gnomon_server.control.routes import Route
+    from gnomon_server.control.times import utc_now
     from gnomon_server.control.verdict import verdict
     from gnomon_server.wire.counts import FeedCount, SourceCount
     from gnomon_server.wire.messages import WorkerReport

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from gnomon_protos import control_pb2, manifest_pb2
 from gnomon_server.control.comparison import Pair
+from gnomon_server.control.times import rfc3339
 from gnomon_server.settings import CompareSettings, Settings
 from gnomon_server.wire.messages import WorkerReport
 from gnomon_server.wire.tallies import KeptRequest, KeptTensor, SegmentFound, SegmentSearch
@@ -90,7 +91,7 @@ def _segment(found: SegmentFound) -> control_pb2.Segment:
 def _request(pair: Pair, request: KeptRequest) -> control_pb2.DivergentRequest:
     moment = datetime.fromtimestamp(request.time_ns / 1e9, UTC)
     return control_pb2.DivergentRequest(
-        time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        time=rfc3339(moment, "milliseconds"),
         trace_id=request.trace_id.hex(),
         primary=request.primary,
         shadow=pair.shadow,

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from gnomon_server.control import labels
 from gnomon_server.control.comparison import Comparison, Outcomes, Pair
 from gnomon_server.control.evidence import Evidence
 from gnomon_server.control.sources import Sent, Sources
+from gnomon_server.control.times import utc_now
 from gnomon_server.control.verdict import Verdict
 from gnomon_server.wire.counts import FeedCount
 from gnomon_server.wire.labels import Label, LabelTally
@@ -32,11 +33,6 @@ from gnomon_server.wire.tallies import Observed, PairTally
 # Ended epochs of which late reports are still expected. Without a bound, a worker that crashes for ever would fill the
 # memory; the epochs that are forgotten are those that no frontend has mentioned for the longest time.
 CLOSED_EPOCHS: Final = 1024
-
-
-def utc_now() -> datetime:
-    """Returns the present time."""
-    return datetime.now(UTC)
 
 
 class Ledger:

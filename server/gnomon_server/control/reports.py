@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 
 from google.protobuf import json_format
 
@@ -16,6 +15,7 @@ from gnomon_server.control.guarding import Thinning
 from gnomon_server.control.latencies import latency
 from gnomon_server.control.repetitions import ALPHA
 from gnomon_server.control.routes import Route
+from gnomon_server.control.times import rfc3339
 from gnomon_server.control.verdict import KEEP_WATCHING, Finding, Verdict, find
 from gnomon_server.settings import Policy
 from gnomon_server.wire.messages import VersionState
@@ -36,7 +36,7 @@ def report(
         model=pair.model,
         primary=pair.primary,
         shadow=pair.shadow,
-        since=_time(comparison.since) if comparison.since else "",
+        since=rfc3339(comparison.since) if comparison.since else "",
         sample=route.shadows.get(pair.shadow, 0.0),
         outcomes=_outcomes(comparison.outcomes),
         agreement=_agreement(comparison, policy),
@@ -58,8 +58,8 @@ def report(
 def thinning(found: Thinning) -> control_pb2.Thinning:
     """Returns a time in which mirroring was thinned."""
     return control_pb2.Thinning(
-        since=_time(found.since),
-        until=_time(found.until) if found.until else "",
+        since=rfc3339(found.since),
+        until=rfc3339(found.until) if found.until else "",
         factor=found.factor,
         cause=found.cause,
     )
@@ -160,14 +160,10 @@ def _verdict(verdict: Verdict) -> control_pb2.Verdict:
         reason=verdict.reason,
         more_requests=verdict.more_requests,
         findings=map(_finding, verdict.findings),
-        decided=_time(verdict.time) if verdict.decision != KEEP_WATCHING else "",
+        decided=rfc3339(verdict.time) if verdict.decision != KEEP_WATCHING else "",
         policy_digest=verdict.policy,
     )
 
 
 def _finding(finding: Finding) -> control_pb2.Finding:
     return control_pb2.Finding(**asdict(finding))
-
-
-def _time(time: datetime) -> str:
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
+from gnomon_server.control.times import rfc3339, utc_now
 from gnomon_server.errors import NotReady
-
-
-def utc_now() -> datetime:
-    """Returns the present time."""
-    return datetime.now(UTC)
 
 
 class Storage:
@@ -25,7 +21,7 @@ class Storage:
     @property
     def away(self) -> str:
         """Since when the store is away and why, as a sentence without a full stop; empty while all is well."""
-        since = self._since.isoformat(timespec="seconds").replace("+00:00", "Z")
+        since = rfc3339(self._since)
         return f"the store is away since {since}: {self.trouble}" if self.trouble else ""
 
     def asked(self, error: NotReady | None = None) -> None:

@@ -13,7 +13,7 @@ from gnomon_server.shadow.batching import Batch
 from gnomon_server.shadow.comparators import Flags
 from gnomon_server.shadow.comparing import Compared, Values
 from gnomon_server.shadow.outcome import Ended
-from gnomon_server.wire.drift import WindowCounts, WindowKey
+from gnomon_server.wire.drift import WindowCounts, WindowKey, encoded
 
 # Seconds between reports: there are thousands of bins.
 EVERY: Final = 2.0
@@ -65,7 +65,7 @@ class Profiling:
         if not self._counts or (now < self._reported + EVERY and not last):
             return ()
         counts, self._counts, self._reported = self._counts, {}, now
-        return tuple(WindowCounts(key, found.astype("<i8").tobytes()) for key, found in sorted(counts.items()))
+        return tuple(WindowCounts(key, encoded(found)) for key, found in sorted(counts.items()))
 
     def _count(self, counter: Counter, number: int, batch: Batch, values: Values, own: Flags | None) -> None:
         rowwise = batch.fit.rowwise

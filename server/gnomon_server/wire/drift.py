@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
+
+from gnomon_protos.profiles import Counts
 
 
 class WindowKey(msgspec.Struct, frozen=True, order=True):
@@ -34,3 +37,13 @@ class WindowCounts(msgspec.Struct, frozen=True):
     key: WindowKey
     # int64, little-endian, of all features one after the other.
     counts: bytes
+
+
+def encoded(counts: Counts) -> bytes:
+    """Returns counts as they are sent and stored."""
+    return counts.astype("<i8").tobytes()
+
+
+def decoded(counts: bytes) -> Counts:
+    """Returns counts as they were before they were encoded."""
+    return np.frombuffer(counts, "<i8").astype(np.int64)

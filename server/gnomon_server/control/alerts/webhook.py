@@ -6,13 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
 from gnomon_server.control.alerts.watch import Firing, labels
+from gnomon_server.control.times import rfc3339
 from gnomon_server.errors import InvalidRequest
 from gnomon_server.settings import AlertSettings
 
@@ -98,8 +98,8 @@ def plain(alerts: Sequence[Firing]) -> dict[str, object]:
                 "version": one.alert.version,
                 "severity": one.alert.severity,
                 "summary": one.alert.summary,
-                "since": _time(one.since),
-                "until": _time(one.until) if one.until else None,
+                "since": rfc3339(one.since, "milliseconds"),
+                "until": rfc3339(one.until, "milliseconds") if one.until else None,
             }
             for one in alerts
         ],
@@ -112,15 +112,11 @@ def alertmanager(alerts: Sequence[Firing]) -> list[dict[str, object]]:
         {
             "labels": dict(labels(one.alert)),
             "annotations": {"summary": one.alert.summary},
-            "startsAt": _time(one.since),
-            **({"endsAt": _time(one.until)} if one.until else {}),
+            "startsAt": rfc3339(one.since, "milliseconds"),
+            **({"endsAt": rfc3339(one.until, "milliseconds")} if one.until else {}),
         }
         for one in alerts
     ]
-
-
-def _time(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _token(file: Path) -> str:

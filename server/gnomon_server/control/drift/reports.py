@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from gnomon_protos import control_pb2
 from gnomon_server.control.drift.findings import ROWS, FeatureFinding, WindowFinding
+from gnomon_server.control.times import rfc3339
 
 
 def report(
@@ -26,7 +26,7 @@ def report(
 
 def _window(found: WindowFinding) -> control_pb2.DriftWindow:
     return control_pb2.DriftWindow(
-        since=_time(found.since), until=_time(found.until), rows=found.rows, features=map(_feature, found.features)
+        since=rfc3339(found.since), until=rfc3339(found.until), rows=found.rows, features=map(_feature, found.features)
     )
 
 
@@ -44,7 +44,3 @@ def _feature(found: FeatureFinding) -> control_pb2.DriftFeature:
         changed=drift.changed,
         alarms=drift.alarms,
     )
-
-
-def _time(time: datetime) -> str:
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

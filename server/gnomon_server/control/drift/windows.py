@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import floor
 from typing import Final
 
-import numpy as np
-
 from gnomon_protos.profiles import Counts
-from gnomon_server.wire.drift import WindowCounts, WindowKey
+from gnomon_server.wire.drift import WindowCounts, WindowKey, decoded, encoded
 
 # Seconds after the end of a window in which a request that belongs to it may still come to its end; of shorter windows,
 # as long as they are.
@@ -58,16 +56,6 @@ def over(number: int, seconds: float, now: float) -> bool:
 def newest_over(seconds: float, now: float) -> int:
     """Returns the number of the newest window to which nothing more comes."""
     return floor((now - min(LATE_SECONDS, seconds)) / seconds) - 1
-
-
-def decoded(counts: bytes) -> Counts:
-    """Returns counts as they are stored."""
-    return np.frombuffer(counts, "<i8").astype(np.int64)
-
-
-def encoded(counts: Counts) -> bytes:
-    """Returns counts as they are stored."""
-    return counts.astype("<i8").tobytes()
 
 
 def merged(rows: Iterable[WindowCounts]) -> dict[WindowKey, Counts]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
+from gnomon_server.control import times
 from gnomon_server.control.audit.chain import Sealed
 from gnomon_server.control.audit.records import AuditRecord
 from gnomon_server.control.comparison import Comparison
@@ -72,7 +72,7 @@ def stored_trials(rows: Iterable[tuple[bytes]]) -> list[Trial]:
 
 def utc_now() -> str:
     """Returns the present time by RFC 3339."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return times.rfc3339(times.utc_now(), "milliseconds")
 
 
 def latest_records(execute: Execute, model: str, limit: int) -> list[AuditRecord]:
